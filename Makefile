@@ -1,0 +1,43 @@
+# tare: what isolation costs.
+#
+#   make compare   install what is missing, build, and run the comparison
+#   make test      install what is missing, build, and run every test
+#   make lint      formatting and clippy
+#   make doc       the crates' documentation
+
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET := x86_64-unknown-linux-musl
+TARE := target/$(TARGET)/release/tare
+# More arguments for `tare compare`, e.g. make compare ARGS=--quick
+ARGS ?=
+
+.PHONY: all provision build kernel compare test lint doc clean
+
+all: build
+
+provision:
+	@kernels/provision.sh
+
+build: provision
+	$(CARGO) build --locked --release --package tare
+
+kernel: build
+	@$(TARE) kernel build
+
+compare: kernel
+	$(TARE) compare $(ARGS)
+
+# The guest kernel is built first: tests use it and do not build one.
+test: kernel
+	$(CARGO) test --locked --workspace
+
+lint: provision
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+
+doc: provision
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --workspace --no-deps
+
+clean:
+	$(CARGO) clean

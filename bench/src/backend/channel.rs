@@ -1,0 +1,270 @@
+//! The host's end of a box's channel: bytes in, stamped notices out.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use tare_workload::{Decoder, Event, FrameError, FrameKind, Mark};
+
+use super::Error;
+use crate::results::Edge;
+
+/// Something a box, or the monitor that runs it, has announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// An edge was passed.
+    Edge(Edge),
+    /// A mark of no meaning: one of a series that measures what a mark costs.
+    Probe,
+    /// The agent's report, in its text form.
+    Report(Vec<u8>),
+    /// What the command wrote: `true` for standard error.
+    Output(bool, Vec<u8>),
+    /// Console text of a guest kernel or of the VMM itself.
+    Console(Vec<u8>),
+    /// The box's exit status by its own word.
+    ExitCode(i32),
+    /// Why the agent, or the VMM, gave up.
+    Failure(String),
+    /// Number of exits by reason, of one microVM.
+    VmExits(Vec<(String, u64)>),
+}
+
+/// A notice and when it happened, CLOCK_MONOTONIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamped {
+    /// Nanoseconds.
+    pub at_ns: u64,
+    /// What happened.
+    pub notice: Notice,
+}
+
+/// What a descriptor carries.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    /// The agent's own bytes; the harness stamps them as it wakes.
+    Raw(Decoder),
+    /// Records of our VMM, stamped on the vCPU thread, around the agent's bytes.
+    Records {
+        /// Bytes of a record that has not arrived whole.
+        partial: Vec<u8>,
+        /// Decodes the agent's bytes inside the records.
+        decoder: Decoder,
+    },
+    /// A command's own output: `true` for standard error.
+    Output(bool),
+}
+
+/// A descriptor that is read until its end.
+#[derive(Debug)]
+pub struct Channel {
+    fd: Option<OwnedFd>,
+    wire: Wire,
+}
+
+/// Kinds of records between the VMM's process and the harness; see `microvm.rs`, which writes them.
+pub(crate) mod record {
+    /// Bytes that the guest wrote to its serial port.
+    pub(crate) const SERIAL: u32 = 0;
+    /// First KVM_RUN.
+    pub(crate) const ENTER: u32 = 1;
+    /// First exit of the guest.
+    pub(crate) const KERNEL: u32 = 2;
+    /// Number of exits by reason, as lines of `name count`.
+    pub(crate) const EXITS: u32 = 3;
+    /// The VMM failed; the payload says why.
+    pub(crate) const FAILURE: u32 = 4;
+    /// Stamp (8 bytes), kind (4), payload length (4).
+    pub(crate) const HEADER_BYTES: usize = 16;
+    /// No VMM of ours writes a longer payload.
+    pub(crate) const PAYLOAD_MAX_BYTES: usize = 1 << 20;
+
+    /// The header of a record, native byte order: both ends are one program.
+    pub(crate) fn header(at_ns: u64, kind: u32, payload_bytes: u32) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(&at_ns.to_ne_bytes());
+        header[8..12].copy_from_slice(&kind.to_ne_bytes());
+        header[12..].copy_from_slice(&payload_bytes.to_ne_bytes());
+        header
+    }
+}
+
+impl Channel {
+    /// A channel that carries the agent's own bytes.
+    pub(crate) fn raw(fd: OwnedFd) -> Channel {
+        Channel { fd: Some(fd), wire: Wire::Raw(Decoder::default()) }
+    }
+
+    /// A channel that carries our VMM's records.
+    pub(crate) fn records(fd: OwnedFd) -> Channel {
+        let wire = Wire::Records { partial: Vec::new(), decoder: Decoder::default() };
+        Channel { fd: Some(fd), wire }
+    }
+
+    /// A command's standard output, or error.
+    pub(crate) fn output(fd: OwnedFd, is_stderr: bool) -> Channel {
+        Channel { fd: Some(fd), wire: Wire::Output(is_stderr) }
+    }
+
+    /// What to wait on; `None` after the end.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// Reads what is there, once, and hands on what it means. `woke_ns` is when the harness woke.
+    ///
+    /// # Errors
+    /// [`Error::Drive`] where reading fails, [`Error::Protocol`] where the box talks nonsense.
+    pub fn read(&mut self, woke_ns: u64, sink: &mut dyn FnMut(Stamped)) -> Result<(), Error> {
+        let Some(fd) = &self.fd else { return Ok(()) };
+        let mut buffer = [0u8; 16384];
+        // SAFETY: the buffer is valid for writes of its own length.
+        let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        if count < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(()),
+                _ => Err(Error::drive("cannot read the box's channel")(error)),
+            };
+        }
+        if count == 0 {
+            self.fd = None;
+            return Ok(());
+        }
+        let bytes = &buffer[..count.unsigned_abs()];
+        match &mut self.wire {
+            Wire::Raw(decoder) => decode(decoder, woke_ns, bytes, sink)?,
+            Wire::Records { partial, decoder } => read_records(partial, decoder, bytes, sink)?,
+            Wire::Output(is_stderr) => {
+                sink(Stamped { at_ns: woke_ns, notice: Notice::Output(*is_stderr, bytes.to_vec()) })
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(
+    decoder: &mut Decoder,
+    at_ns: u64,
+    bytes: &[u8],
+    sink: &mut dyn FnMut(Stamped),
+) -> Result<(), FrameError> {
+    decoder.push(bytes, |event| sink(Stamped { at_ns, notice: notice_of(event) }))
+}
+
+fn notice_of(event: Event) -> Notice {
+    match event {
+        Event::Mark(Mark::Init) => Notice::Edge(Edge::Init),
+        Event::Mark(Mark::Ready) => Notice::Edge(Edge::Ready),
+        Event::Mark(Mark::Done) => Notice::Edge(Edge::Done),
+        Event::Mark(Mark::Probe) => Notice::Probe,
+        Event::Frame(FrameKind::Report, text) => Notice::Report(text),
+        Event::Frame(FrameKind::Stdout, bytes) => Notice::Output(false, bytes),
+        Event::Frame(FrameKind::Stderr, bytes) => Notice::Output(true, bytes),
+        Event::Frame(FrameKind::Exit, bytes) => match <[u8; 4]>::try_from(bytes.as_slice()) {
+            Ok(code) => Notice::ExitCode(i32::from_le_bytes(code)),
+            Err(_) => Notice::Failure("the agent's exit status is not four bytes".to_owned()),
+        },
+        Event::Frame(FrameKind::Error, text) => {
+            Notice::Failure(String::from_utf8_lossy(&text).into_owned())
+        }
+        Event::Text(text) => Notice::Console(text),
+    }
+}
+
+fn read_records(
+    partial: &mut Vec<u8>,
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    sink: &mut dyn FnMut(Stamped),
+) -> Result<(), Error> {
+    let garbled = || {
+        let error = io::Error::from(io::ErrorKind::InvalidData);
+        Error::drive("the VMM's process wrote a record that is none")(error)
+    };
+    partial.extend_from_slice(bytes);
+    let mut used = 0;
+    while let Some((header, rest)) = partial[used..].split_first_chunk::<{ record::HEADER_BYTES }>()
+    {
+        let (at, kind_and_length) = header.split_first_chunk::<8>().ok_or_else(garbled)?;
+        let (kind, length) = kind_and_length.split_first_chunk::<4>().ok_or_else(garbled)?;
+        let length = u32::from_ne_bytes(length.try_into().map_err(|_| garbled())?) as usize;
+        if length > record::PAYLOAD_MAX_BYTES {
+            return Err(garbled());
+        }
+        let Some(payload) = rest.get(..length) else { break };
+        let at_ns = u64::from_ne_bytes(*at);
+        let mut tell = |notice| sink(Stamped { at_ns, notice });
+        match u32::from_ne_bytes(*kind) {
+            record::SERIAL => decode(decoder, at_ns, payload, sink)?,
+            record::ENTER => tell(Notice::Edge(Edge::Enter)),
+            record::KERNEL => tell(Notice::Edge(Edge::Kernel)),
+            record::EXITS => tell(Notice::VmExits(exits_of(payload))),
+            record::FAILURE => tell(Notice::Failure(String::from_utf8_lossy(payload).into_owned())),
+            _ => return Err(garbled()),
+        }
+        used += record::HEADER_BYTES + length;
+    }
+    partial.drain(..used);
+    Ok(())
+}
+
+fn exits_of(payload: &[u8]) -> Vec<(String, u64)> {
+    String::from_utf8_lossy(payload)
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn read_all(mut channel: Channel) -> Result<Vec<Stamped>, Error> {
+        let mut seen = Vec::new();
+        while channel.fd().is_some() {
+            channel.read(7, &mut |stamped| seen.push(stamped))?;
+        }
+        Ok(seen)
+    }
+
+    #[test]
+    fn test_raw_channel_stamps_marks_with_the_wake() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(&[Mark::Init.byte(), b'h', b'i', Mark::Done.byte()]).unwrap();
+        drop(writer);
+        let seen = read_all(Channel::raw(reader.into())).unwrap();
+        let notices: Vec<_> = seen.iter().map(|stamped| stamped.notice.clone()).collect();
+        assert_eq!(
+            notices,
+            [Notice::Edge(Edge::Init), Notice::Console(b"hi".to_vec()), Notice::Edge(Edge::Done)]
+        );
+        assert!(seen.iter().all(|stamped| stamped.at_ns == 7));
+    }
+
+    #[test]
+    fn test_record_channel_keeps_the_vmm_s_stamps() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(&record::header(100, record::ENTER, 0)).unwrap();
+        writer.write_all(&record::header(250, record::SERIAL, 1)).unwrap();
+        writer.write_all(&[Mark::Init.byte()]).unwrap();
+        writer.write_all(&record::header(300, record::EXITS, 4)).unwrap();
+        writer.write_all(b"io 3").unwrap();
+        drop(writer);
+        let seen = read_all(Channel::records(reader.into())).unwrap();
+        assert_eq!(seen[0], Stamped { at_ns: 100, notice: Notice::Edge(Edge::Enter) });
+        assert_eq!(seen[1], Stamped { at_ns: 250, notice: Notice::Edge(Edge::Init) });
+        assert_eq!(seen[2].notice, Notice::VmExits(vec![("io".to_owned(), 3)]));
+    }
+
+    #[test]
+    fn test_record_of_unknown_kind_or_absurd_length_is_an_error() {
+        for header in [record::header(1, 99, 0), record::header(1, record::SERIAL, u32::MAX)] {
+            let (reader, mut writer) = io::pipe().unwrap();
+            writer.write_all(&header).unwrap();
+            drop(writer);
+            assert!(read_all(Channel::records(reader.into())).is_err());
+        }
+    }
+}

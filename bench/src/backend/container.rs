@@ -1,0 +1,142 @@
+//! Our own namespace container: new pid, mount, uts, ipc, cgroup and net namespaces, an overlay
+//! with a tmpfs on top as root, masked /proc, own /dev and /sys, Docker's capabilities,
+//! no_new_privs and a seccomp filter. No network set-up and no limits: nothing asks for them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use tare_container::{Descriptor, Mount, Program, Rootfs, Spec, Stream};
+use tare_workload::Channel as Wire;
+
+use super::channel::Channel;
+use super::instance::{Instance, Reaped};
+use super::memory::Scale;
+use super::process::{CHANNEL_FD, Pipes};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use crate::kit::Kit;
+
+const NAME: &str = "container";
+/// Where the scratch directory appears in the box.
+const SCRATCH: &str = "/scratch";
+
+/// The backend; see the module's text.
+pub(super) struct Container;
+
+impl Backend for Container {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn about(&self) -> &'static str {
+        "our namespace container: all namespaces but user, overlay root, seccomp"
+    }
+
+    fn probe(&self, _kit: &Kit) -> Availability {
+        if nix::unistd::geteuid().is_root() {
+            return Availability::Ready;
+        }
+        Availability::Unavailable {
+            why: "making namespaces and mounts needs root".to_owned(),
+            remedy: "run tare as root".to_owned(),
+        }
+    }
+
+    fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
+        let failed = Error::prepare(NAME);
+        let lower = if assignment.with_rootfs { kit.rootfs() } else { kit.empty_root() };
+        let lower = lower.map_err(|error| failed(&error))?.to_owned();
+        let agent = File::open(kit.agent()).map_err(|error| failed(&error))?;
+        let mut job = assignment.job.clone();
+        job.channel = Wire::Fd(CHANNEL_FD);
+        let mut spec = Spec::container(
+            Rootfs::Overlay { lower: vec![lower], size_bytes: None },
+            Program::File(agent.into()),
+        );
+        let mut scratch_dirs = Vec::new();
+        if assignment.scratch_mib.is_some() {
+            let source = kit.new_scratch_dir().map_err(|error| failed(&error))?;
+            let target = PathBuf::from(SCRATCH);
+            spec.mounts.push(Mount::Bind { source: source.clone(), target, read_only: false });
+            job.scratch = Some(SCRATCH.to_owned());
+            scratch_dirs.push(source);
+        }
+        spec.args = std::iter::once("tare-guest".to_owned())
+            .chain(job.to_words())
+            .map(Into::into)
+            .collect();
+        spec.descriptors.push(Descriptor { number: CHANNEL_FD, source: Stream::Slot(0) });
+        if assignment.output == Output::Captured {
+            spec.stdio = [Stream::Null, Stream::Slot(1), Stream::Slot(2)];
+        }
+        let prepared = spec.prepare().map_err(|error| failed(&error))?;
+        Ok(Box::new(Ready { prepared, scratch_dirs, output: assignment.output }))
+    }
+}
+
+struct Ready {
+    prepared: tare_container::Prepared,
+    scratch_dirs: Vec<PathBuf>,
+    output: Output,
+}
+
+impl Prepared for Ready {
+    fn state(&self) -> Vec<String> {
+        vec![
+            "image unpacked; agent in the host's page cache".to_owned(),
+            "fresh network namespace, lo down; no limits, no cgroup joined".to_owned(),
+        ]
+    }
+
+    fn scratch_dirs(&self) -> Vec<PathBuf> {
+        self.scratch_dirs.clone()
+    }
+
+    fn launch(&self) -> Result<Box<dyn Instance>, Error> {
+        let pipes = Pipes::new(self.output).map_err(|error| Error::launch(NAME)(&error))?;
+        let slots = match pipes.output() {
+            None => vec![pipes.channel()],
+            Some([stdout, stderr]) => vec![pipes.channel(), stdout.as_fd(), stderr.as_fd()],
+        };
+        let container =
+            self.prepared.spawn_with(&slots).map_err(|error| Error::launch(NAME)(&error))?;
+        drop(slots);
+        Ok(Box::new(Running { container, channels: pipes.into_channels() }))
+    }
+}
+
+struct Running {
+    container: tare_container::Container,
+    channels: Vec<Channel>,
+}
+
+impl Instance for Running {
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.container.pidfd()
+    }
+
+    fn channels(&mut self) -> &mut [Channel] {
+        &mut self.channels
+    }
+
+    fn reap(&mut self) -> Result<Reaped, Error> {
+        let exit = self.container.wait().map_err(io::Error::other);
+        let exit = exit.map_err(Error::drive("cannot reap the container"))?;
+        Ok(Reaped { code: exit.shell_status(), peak_rss_bytes: exit.usage.own_max_rss_bytes() })
+    }
+
+    fn kill(&mut self) {
+        // Where it has ended by itself meanwhile, there is nothing left to kill.
+        let _ = self.container.kill();
+    }
+
+    fn scale(&self) -> Scale {
+        Scale { pid: self.container.pid().cast_signed(), guest_ram_bytes: None }
+    }
+
+    fn clean(self: Box<Self>) -> Result<(), Error> {
+        let removed = self.container.remove().map_err(io::Error::other);
+        removed.map(drop).map_err(Error::drive("cannot remove the container's cgroup"))
+    }
+}

@@ -1,0 +1,124 @@
+//! A running box, as the harness sees it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::Error;
+use super::channel::Channel;
+use super::memory::Scale;
+
+/// How an instance's first host process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaped {
+    /// Exit status; `128 + n` where signal `n` ended it.
+    pub code: i32,
+    /// Largest resident size of the process, in bytes, where it is known to be its own: until
+    /// exec(2) a process counts the memory of the one that started it.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// A running box. Dropping one kills it and removes what it holds.
+pub trait Instance {
+    /// Becomes readable when the instance's first host process has ended.
+    fn pidfd(&self) -> BorrowedFd<'_>;
+    /// What the box writes to.
+    fn channels(&mut self) -> &mut [Channel];
+    /// Collects the ended process.
+    ///
+    /// # Errors
+    /// [`Error::Drive`].
+    fn reap(&mut self) -> Result<Reaped, Error>;
+    /// Ends the box at once.
+    fn kill(&mut self);
+    /// How to weigh it while it lives.
+    fn scale(&self) -> Scale;
+    /// Whether the box's exit status is only known by its own word: the first host process is a
+    /// VMM, whose status says nothing about the guest.
+    fn speaks_for_itself(&self) -> bool {
+        false
+    }
+    /// Gives back every resource: cgroup, mounts, network, files. After [`reap`](Instance::reap).
+    ///
+    /// # Errors
+    /// [`Error::Drive`], naming what was left behind.
+    fn clean(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// A child process that is waited for by pidfd and killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: libc::pid_t,
+    pidfd: OwnedFd,
+    is_reaped: bool,
+}
+
+impl Child {
+    /// Takes charge of a child of this process that nobody else waits for.
+    pub(crate) fn adopt(pid: libc::pid_t) -> io::Result<Child> {
+        // SAFETY: pidfd_open takes plain numbers; the result is checked below.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let Ok(fd @ 0..) = i32::try_from(fd) else { return Err(io::Error::last_os_error()) };
+        // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
+        Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(fd) }, is_reaped: false })
+    }
+
+    pub(crate) fn pid(&self) -> libc::pid_t {
+        self.pid
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    pub(crate) fn kill(&self) {
+        // SAFETY: a signal to a pidfd cannot reach another process than the one it names.
+        unsafe {
+            let nothing = std::ptr::null::<libc::siginfo_t>();
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                libc::SIGKILL,
+                nothing,
+                0,
+            );
+        }
+    }
+
+    pub(crate) fn reap(&mut self) -> io::Result<Reaped> {
+        let mut status = 0;
+        // SAFETY: an all-zero rusage is a valid value of that plain C structure.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to live, writable values of the right types.
+        while unsafe { libc::wait4(self.pid, &raw mut status, 0, &raw mut usage) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        self.is_reaped = true;
+        let code = if libc::WIFEXITED(status) {
+            libc::WEXITSTATUS(status)
+        } else {
+            128 + libc::WTERMSIG(status)
+        };
+        // getrusage(2): ru_maxrss is in KiB.
+        let peak_rss_bytes = usage.ru_maxrss.unsigned_abs() * 1024;
+        let is_own = peak_rss_bytes > own_peak_rss_bytes();
+        Ok(Reaped { code, peak_rss_bytes: is_own.then_some(peak_rss_bytes) })
+    }
+}
+
+/// Largest resident size that this process has had.
+fn own_peak_rss_bytes() -> u64 {
+    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)
+        .map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024)
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.kill();
+            let _ = self.reap();
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Weighing a box while it lives.
+//!
+//! Resident, not mapped (METHOD rule 9): proportional set size and private dirty memory of every
+//! process of the instance, from `smaps` (Documentation/filesystems/proc.rst). A guest's RAM is
+//! taken out of the VMM's account and shown apart.
+
+use std::fs;
+use std::io;
+
+use crate::results::MemoryUsage;
+
+/// What to put on the scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// First host process of the instance; its descendants belong to it too.
+    pub pid: i32,
+    /// Size of the guest's RAM, in bytes, where the instance is a VMM.
+    pub guest_ram_bytes: Option<u64>,
+}
+
+/// Sums of one kind of mapping, in KiB as the kernel gives them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Sums {
+    rss_kib: u64,
+    pss_kib: u64,
+    private_dirty_kib: u64,
+}
+
+impl Sums {
+    fn add(&mut self, other: Sums) {
+        self.rss_kib += other.rss_kib;
+        self.pss_kib += other.pss_kib;
+        self.private_dirty_kib += other.private_dirty_kib;
+    }
+}
+
+impl Scale {
+    /// Reads the account of every process of the instance.
+    ///
+    /// # Errors
+    /// Where the processes are gone or `/proc` is not readable.
+    pub fn weigh(&self) -> io::Result<MemoryUsage> {
+        let mut own = Sums::default();
+        let mut ram = Sums::default();
+        for pid in self.processes()? {
+            let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+            let (process_own, process_ram) = sums_of(&smaps, self.guest_ram_bytes);
+            own.add(process_own);
+            ram.add(process_ram);
+        }
+        Ok(MemoryUsage {
+            pss_bytes: own.pss_kib * 1024,
+            private_dirty_bytes: own.private_dirty_kib * 1024,
+            rss_bytes: own.rss_kib * 1024,
+            guest_ram_touched_bytes: self.guest_ram_bytes.map(|_| ram.rss_kib * 1024),
+            ..MemoryUsage::default()
+        })
+    }
+
+    fn processes(&self) -> io::Result<Vec<i32>> {
+        let mut found = vec![self.pid];
+        let mut next = 0;
+        while let Some(pid) = found.get(next) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            match children {
+                Ok(list) => found
+                    .extend(list.split_whitespace().filter_map(|word| word.parse::<i32>().ok())),
+                // A descendant that has just ended, or a kernel without CONFIG_PROC_CHILDREN.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            next += 1;
+        }
+        Ok(found)
+    }
+}
+
+/// Splits a process's mappings into its own and the guest's RAM: the mappings of that very size.
+fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
+    let mut own = Sums::default();
+    let mut ram = Sums::default();
+    let mut is_ram = false;
+    for line in smaps.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let kib =
+            value.trim().strip_suffix(" kB").and_then(|number| number.trim().parse::<u64>().ok());
+        let Some(kib) = kib else { continue };
+        let sums = if is_ram { &mut ram } else { &mut own };
+        match key {
+            "Size" => is_ram = guest_ram_bytes == Some(kib * 1024),
+            "Rss" => sums.rss_kib += kib,
+            "Pss" => sums.pss_kib += kib,
+            "Private_Dirty" => sums.private_dirty_kib += kib,
+            _ => {}
+        }
+    }
+    (own, ram)
+}
+
+/// Memory of the whole system that is neither free nor a droppable cache, in bytes.
+///
+/// The difference before and after a launch shows kernel memory that no process's account holds.
+/// The kernel counts pages that wait in a CPU's private list as used, which hides allocations of
+/// several MiB; they are taken from `/proc/zoneinfo` and counted as free.
+///
+/// # Errors
+/// Where `/proc/meminfo` or `/proc/zoneinfo` cannot be read or lacks a field.
+pub fn system_used_bytes() -> io::Result<u64> {
+    // Each CPU keeps recent changes of the counters to itself; root may ask for the sum. Without
+    // that the figure is off by some hundred KiB, which its interval will show.
+    let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let zoneinfo = fs::read_to_string("/proc/zoneinfo")?;
+    used_bytes_of(&meminfo, &zoneinfo).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo and /proc/zoneinfo do not add up")
+    })
+}
+
+fn used_bytes_of(meminfo: &str, zoneinfo: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    let caches = field("Buffers")? + field("Cached")? + field("SReclaimable")?;
+    let waiting = waiting_pages(zoneinfo) * PAGE_KIB;
+    // Shared memory is counted as cache and cannot be dropped.
+    let used =
+        (field("MemTotal")? + field("Shmem")?).checked_sub(field("MemFree")? + caches + waiting)?;
+    Some(used * 1024)
+}
+
+const PAGE_KIB: u64 = 4;
+
+/// Pages in the CPUs' private lists: the fields `count` of `/proc/zoneinfo`.
+fn waiting_pages(zoneinfo: &str) -> u64 {
+    let counts = zoneinfo.lines().filter_map(|line| line.trim().strip_prefix("count:"));
+    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+00400000-00410000 r-xp 00000000 00:01 1 /tare-guest
+Size:                 64 kB
+Rss:                  40 kB
+Pss:                  20 kB
+Private_Dirty:         4 kB
+VmFlags: rd ex
+7f0000000000-7f0008000000 rw-p 00000000 00:00 0
+Size:             131072 kB
+Rss:               20480 kB
+Pss:               20480 kB
+Private_Dirty:     20480 kB
+";
+
+    #[test]
+    fn test_sums_of_sets_guest_ram_apart() {
+        let (own, ram) = sums_of(SMAPS, Some(128 << 20));
+        assert_eq!(own, Sums { rss_kib: 40, pss_kib: 20, private_dirty_kib: 4 });
+        assert_eq!(ram.rss_kib, 20480);
+        let (own, ram) = sums_of(SMAPS, None);
+        assert_eq!(own.rss_kib, 20520);
+        assert_eq!(ram, Sums::default());
+    }
+
+    #[test]
+    fn test_weigh_own_process_is_plausible() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let usage = Scale { pid, guest_ram_bytes: None }.weigh().unwrap();
+        assert!(usage.rss_bytes > 100 << 10, "{usage:?}");
+        assert!(usage.pss_bytes <= usage.rss_bytes);
+    }
+
+    #[test]
+    fn test_used_bytes_of_missing_field_returns_none() {
+        assert_eq!(used_bytes_of("MemTotal: 100 kB\n", ""), None);
+    }
+
+    #[test]
+    fn test_used_bytes_of_counts_pages_in_private_lists_as_free() {
+        let meminfo = "MemTotal: 100 kB\nMemFree: 40 kB\nBuffers: 1 kB\nCached: 20 kB\n\
+                       Shmem: 5 kB\nSReclaimable: 4 kB\n";
+        let zoneinfo =
+            "  pagesets\n    cpu: 0\n              count:    2\n              high:  9\n";
+        assert_eq!(used_bytes_of(meminfo, ""), Some(40 * 1024));
+        assert_eq!(used_bytes_of(meminfo, zoneinfo), Some(32 * 1024));
+    }
+
+    #[test]
+    fn test_system_used_bytes_sees_an_allocation() {
+        const MIB: u64 = 1 << 20;
+        let before = system_used_bytes().unwrap();
+        let memory = std::hint::black_box(vec![1u8; 64 << 20]);
+        let after = system_used_bytes().unwrap();
+        assert!(after > before + 48 * MIB, "{before} {after}");
+        drop(memory);
+    }
+}

@@ -1,0 +1,152 @@
+//! Where a workload runs.
+//!
+//! A [`Backend`] can be asked whether it is available, and prepares — untimed — everything that
+//! one cell needs. What it prepared can be launched any number of times; each launch is the timed
+//! path and yields a fresh [`Instance`]. The harness drives every instance in the same way: it
+//! waits on the instance's pidfd and on the channel that the box writes to, and nothing polls.
+//!
+//! A new backend is one file here and one line in [`all`].
+
+mod channel;
+mod container;
+mod instance;
+mod memory;
+mod microvm;
+mod process;
+mod qemu;
+
+use std::path::PathBuf;
+
+use tare_workload::Job;
+
+pub use channel::{Notice, Stamped};
+pub use instance::{Instance, Reaped};
+pub use memory::{Scale, system_used_bytes};
+
+use crate::kit::Kit;
+
+/// Whether a backend can run here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    /// It can.
+    Ready,
+    /// It cannot.
+    Unavailable {
+        /// Why not.
+        why: String,
+        /// What the user can do about it.
+        remedy: String,
+    },
+}
+
+/// What one cell asks of a backend.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The agent's job; the backend fills in `channel`, `root` and the scratch device.
+    pub job: Job,
+    /// Memory of a microVM, in MiB. A process and a container are not limited by it.
+    pub memory_mib: u64,
+    /// Whether the box runs on the kit's root file system, rather than with the agent alone.
+    pub with_rootfs: bool,
+    /// Size of the scratch space, in MiB, where the workload needs one.
+    pub scratch_mib: Option<u64>,
+    /// Whether the scratch space's own caching is avoided below the box as well (O_DIRECT).
+    pub direct: bool,
+    /// Where the box's standard output and error go.
+    pub output: Output,
+}
+
+/// What becomes of a box's standard output and error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Discarded.
+    Null,
+    /// Collected by the harness, as [`Notice::Output`].
+    Captured,
+}
+
+/// A backend failed; the text says at what, on what, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Cells could not be prepared.
+    #[error("{backend}: cannot prepare: {why}")]
+    Prepare {
+        /// Which backend.
+        backend: &'static str,
+        /// The cause.
+        why: String,
+    },
+    /// An instance could not be started.
+    #[error("{backend}: cannot launch: {why}")]
+    Launch {
+        /// Which backend.
+        backend: &'static str,
+        /// The cause.
+        why: String,
+    },
+    /// The box was started and could not be driven to its end.
+    #[error("{what}: {source}")]
+    Drive {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The box broke the protocol of its channel.
+    #[error(transparent)]
+    Protocol(#[from] tare_workload::FrameError),
+}
+
+impl Error {
+    pub(crate) fn prepare(backend: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Error {
+        move |why| Error::Prepare { backend, why: why.to_string() }
+    }
+
+    pub(crate) fn launch(backend: &'static str) -> impl Fn(&dyn std::fmt::Display) -> Error {
+        move |why| Error::Launch { backend, why: why.to_string() }
+    }
+
+    pub(crate) fn drive(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Drive { what, source }
+    }
+}
+
+/// A place where a workload can run.
+pub trait Backend: Sync {
+    /// Its name on the command line and in results.
+    fn name(&self) -> &'static str;
+    /// One line for help texts.
+    fn about(&self) -> &'static str;
+    /// Whether it can run here.
+    fn probe(&self, kit: &Kit) -> Availability;
+    /// Does everything that is not part of a launch.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`], with what is missing or refused.
+    fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error>;
+}
+
+/// A cell, ready to be launched again and again.
+pub trait Prepared {
+    /// What is warm, unpacked or shared before the clock starts, in plain words.
+    fn state(&self) -> Vec<String>;
+    /// Host directories whose contents the box leaves behind and the next launch must not find.
+    fn scratch_dirs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    /// Starts a fresh instance. Timed: everything that can be done before has been.
+    ///
+    /// # Errors
+    /// [`Error::Launch`].
+    fn launch(&self) -> Result<Box<dyn Instance>, Error>;
+}
+
+/// Every backend, in the order of tables.
+pub fn all() -> &'static [&'static dyn Backend] {
+    &[&process::Process, &container::Container, &microvm::MicroVm, &qemu::QemuMicroVm]
+}
+
+/// The backend of that name.
+pub fn find(name: &str) -> Option<&'static dyn Backend> {
+    all().iter().copied().find(|backend| backend.name() == name)
+}

@@ -1,0 +1,193 @@
+//! QEMU's microvm machine on KVM: the same kernel, initramfs and agent in another VMM.
+//!
+//! Its serial port is its standard output, so the agent's marks are stamped by the harness as it
+//! wakes, like those of a process.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tare_workload::Channel as Wire;
+
+use super::channel::Channel;
+use super::instance::{Child, Instance, Reaped};
+use super::memory::Scale;
+use super::microvm::probe_virtualization;
+use super::{Assignment, Availability, Backend, Error, Prepared};
+use crate::kit::{GuestDisks, Kit};
+
+const NAME: &str = "qemu";
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// No firmware option ROMs, no ACPI, no second I/O APIC, no clock that the guest does not use; the
+/// serial port that the agent's channel needs.
+const MACHINE: [&str; 15] = [
+    "-M",
+    "microvm,x-option-roms=off,acpi=off,ioapic2=off,rtc=off,isa-serial=on,pit=on,pic=on,\
+     auto-kernel-cmdline=off",
+    "-accel",
+    "kvm",
+    "-cpu",
+    "host",
+    "-smp",
+    "1",
+    "-no-user-config",
+    "-nodefaults",
+    "-no-reboot",
+    "-display",
+    "none",
+    "-serial",
+    "stdio",
+];
+
+/// Where the microvm machine without ACPI has its virtio-mmio transports, and their first
+/// interrupt line (QEMU, hw/i386/microvm.c).
+const VIRTIO_MMIO_BASE: usize = 0xfeb0_0000;
+const VIRTIO_MMIO_BYTES: usize = 512;
+const VIRTIO_MMIO_IRQ: usize = 5;
+
+/// The backend; see the module's text.
+pub(super) struct QemuMicroVm;
+
+impl Backend for QemuMicroVm {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn about(&self) -> &'static str {
+        "QEMU's microvm machine with KVM, same kernel and initramfs"
+    }
+
+    fn probe(&self, kit: &Kit) -> Availability {
+        let version = Command::new(PROGRAM)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !version.is_ok_and(|status| status.success()) {
+            return Availability::Unavailable {
+                why: format!("{PROGRAM} is not installed"),
+                remedy: "apt-get install qemu-system-x86".to_owned(),
+            };
+        }
+        probe_virtualization(kit)
+    }
+
+    fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
+        let failed = Error::prepare(NAME);
+        let disks = GuestDisks::new(kit, assignment).map_err(|error| failed(&error))?;
+        let mut job = assignment.job.clone();
+        job.channel = Wire::Com1;
+        disks.name_in(&mut job);
+        let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
+        let initramfs = kit.initramfs().map_err(|error| failed(&error))?;
+        let memory_bytes = assignment.memory_mib << 20;
+        // The line ends with the agent's words, so QEMU must not append to it: devices are named
+        // here. Without an i8042 the guest ends by a triple fault, on which `-no-reboot` ends QEMU.
+        let mut command_line = kernel.command_line.replace("reboot=k", "reboot=t");
+        let mut disk_arguments = Vec::new();
+        let disk_paths = [disks.root.as_deref(), disks.scratch.as_deref()];
+        for (index, path) in disk_paths.into_iter().flatten().enumerate() {
+            let slot = VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_BYTES;
+            let irq = VIRTIO_MMIO_IRQ + index;
+            command_line += &format!(" virtio_mmio.device={VIRTIO_MMIO_BYTES}@{slot:#x}:{irq}");
+            disk_arguments.extend(disk(index, path, assignment.direct));
+        }
+        let words = job.to_cmdline().map_err(|error| failed(&error))?;
+        let mut arguments: Vec<String> = MACHINE.map(str::to_owned).to_vec();
+        arguments.extend(["-m".to_owned(), assignment.memory_mib.to_string()]);
+        arguments.extend(["-kernel".to_owned(), kernel.path.display().to_string()]);
+        arguments.extend(["-initrd".to_owned(), initramfs.display().to_string()]);
+        arguments.extend(["-append".to_owned(), format!("{command_line} -- {words}")]);
+        arguments.extend(disk_arguments);
+        Ok(Box::new(Ready { arguments, memory_bytes, _disks: disks }))
+    }
+}
+
+fn disk(index: usize, path: &Path, direct: bool) -> [String; 4] {
+    let cache = if direct { "cache.direct=on" } else { "cache.direct=off" };
+    // A comma in a QEMU option is written twice.
+    let path = path.display().to_string().replace(',', ",,");
+    [
+        "-drive".to_owned(),
+        format!("id=disk{index},file={path},format=raw,if=none,{cache}"),
+        "-device".to_owned(),
+        format!("virtio-blk-device,drive=disk{index},bus=virtio-mmio-bus.{index}"),
+    ]
+}
+
+struct Ready {
+    arguments: Vec<String>,
+    memory_bytes: u64,
+    _disks: GuestDisks,
+}
+
+impl Prepared for Ready {
+    fn state(&self) -> Vec<String> {
+        vec![
+            "cold boot".to_owned(),
+            "QEMU, kernel and initramfs in the host's page cache".to_owned(),
+            format!("{PROGRAM} {}", self.arguments.join(" ")),
+        ]
+    }
+
+    fn launch(&self) -> Result<Box<dyn Instance>, Error> {
+        let failed = |error: io::Error| Error::launch(NAME)(&error);
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        let mut command = Command::new(PROGRAM);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+        // SAFETY: prctl with plain numbers is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        let pid = command.spawn().map_err(failed)?.id();
+        drop(command);
+        let pid = i32::try_from(pid).map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
+        Ok(Box::new(Running {
+            child: Child::adopt(pid).map_err(failed)?,
+            channels: [Channel::raw(OwnedFd::from(reader))],
+            memory_bytes: self.memory_bytes,
+        }))
+    }
+}
+
+struct Running {
+    child: Child,
+    channels: [Channel; 1],
+    memory_bytes: u64,
+}
+
+impl Instance for Running {
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
+    }
+
+    fn channels(&mut self) -> &mut [Channel] {
+        &mut self.channels
+    }
+
+    fn reap(&mut self) -> Result<Reaped, Error> {
+        self.child.reap().map_err(Error::drive("cannot reap QEMU"))
+    }
+
+    fn kill(&mut self) {
+        self.child.kill();
+    }
+
+    fn scale(&self) -> Scale {
+        Scale { pid: self.child.pid(), guest_ram_bytes: Some(self.memory_bytes) }
+    }
+
+    fn speaks_for_itself(&self) -> bool {
+        true
+    }
+
+    fn clean(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! `tare doctor`: the preflight, and which backends can run here.
+
+use clap::Args;
+
+use super::{KitArgs, exit};
+use crate::backend::{self, Availability};
+use crate::host::{Source, preflight};
+use crate::kit::Kit;
+use crate::results::{Check, Level};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  tare doctor --json | jq '.checks[] | select(.level == \"warn\")'"
+)]
+pub(super) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    kit: KitArgs,
+}
+
+pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
+    let checks = preflight(&Source::live());
+    let kit = Kit::new(args.kit.choice())?;
+    let backends: Vec<_> =
+        backend::all().iter().map(|backend| (backend.name(), backend.probe(&kit))).collect();
+    if args.json {
+        let backends: Vec<_> =
+            backends.iter().map(|(name, found)| backend_json(name, found)).collect();
+        let all = serde_json::json!({ "checks": checks, "backends": backends });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        checks.iter().for_each(print_check);
+        println!();
+        backends.iter().for_each(|(name, found)| print_backend(name, found));
+    }
+    Ok(exit::OK)
+}
+
+fn backend_json(name: &str, found: &Availability) -> serde_json::Value {
+    match found {
+        Availability::Ready => serde_json::json!({ "name": name, "available": true }),
+        Availability::Unavailable { why, remedy } => {
+            serde_json::json!({ "name": name, "available": false, "why": why, "remedy": remedy })
+        }
+    }
+}
+
+fn print_check(check: &Check) {
+    let mark = match check.level {
+        Level::Ok => "ok  ",
+        Level::Note => "note",
+        Level::Warn => "WARN",
+    };
+    println!("{mark}  {:<28} {}", check.title, check.value);
+    if !check.distorts.is_empty() {
+        println!("      {:<28} distorts: {}", "", check.distorts);
+    }
+    if let Some(remedy) = &check.remedy {
+        println!("      {:<28} remedy: {remedy}", "");
+    }
+}
+
+fn print_backend(name: &str, found: &Availability) {
+    match found {
+        Availability::Ready => println!("ready backend  {name}"),
+        Availability::Unavailable { why, remedy } => {
+            println!("no    backend  {name}: {why}\n               remedy: {remedy}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `tare lab`: any tare command, or any static program, in the emulated host.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tare_kernels::{Cache, Stderr, rootfs};
+
+use crate::kit;
+use crate::lab::{Flavour, IN_DIR, Lab, Order, Payload};
+
+/// Programs of this host that tare uses in the lab, where they are installed.
+const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
+/// What QEMU's microvm machine loads besides its own libraries.
+const QEMU_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
+
+/// Set in the lab, to the name of its flavour.
+pub(super) const LAB_VARIABLE: &str = "TARE_LAB";
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    tare lab -- doctor\n  \
+    tare lab -- compare --workload start --on microvm,qemu\n  \
+    tare lab --flavour functional -- launch --on container -- id")]
+pub(super) struct LabArgs {
+    /// How faithful, and how fast
+    #[arg(long, value_enum, default_value_t = FlavourArg::Deterministic)]
+    flavour: FlavourArg,
+    /// A static program to run in the lab instead of tare
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+    /// A further file of this host to put into the lab, at the same path
+    #[arg(long, value_name = "PATH")]
+    with: Vec<PathBuf>,
+    /// Environment for the program, as KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// Directory for files that the command leaves in /out of the lab
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// The command: arguments of tare, or of --program
+    #[arg(last = true, required = true, value_name = "ARGS")]
+    arguments: Vec<OsString>,
+}
+
+/// The emulated machine itself; also for `compare` and `launch` with `--host lab`.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct MachineArgs {
+    /// Memory of the emulated host, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    lab_memory_mib: u32,
+    /// Give the lab up after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    lab_timeout_s: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FlavourArg {
+    /// Instruction counting: exact virtual time, identical from run to run
+    Deterministic,
+    /// Two CPUs, no instruction counting: to see whether things work
+    Functional,
+}
+
+impl FlavourArg {
+    fn name(self) -> &'static str {
+        match self {
+            FlavourArg::Deterministic => "deterministic",
+            FlavourArg::Functional => "functional",
+        }
+    }
+}
+
+pub(super) fn run(args: &LabArgs) -> anyhow::Result<u8> {
+    let mut errand = Errand {
+        flavour: args.flavour,
+        machine: args.machine,
+        program: args.program.clone(),
+        arguments: args.arguments.clone(),
+        environment: Vec::new(),
+        kernel: None,
+        rootfs: None,
+        extra: args.with.clone(),
+        out_dir: args.out.clone(),
+    };
+    for pair in &args.env {
+        let (key, value) = pair
+            .split_once('=')
+            .with_context(|| format!("--env {pair}: not of the form KEY=VALUE"))?;
+        errand.environment.push((key.to_owned(), value.to_owned()));
+    }
+    let code = errand.run()?;
+    Ok(u8::try_from(code).unwrap_or(super::exit::FAILED))
+}
+
+/// A command for the lab, with everything that tare's commands need there.
+pub(super) struct Errand {
+    pub(super) flavour: FlavourArg,
+    pub(super) machine: MachineArgs,
+    pub(super) program: Option<PathBuf>,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) kernel: Option<PathBuf>,
+    pub(super) rootfs: Option<PathBuf>,
+    pub(super) extra: Vec<PathBuf>,
+    pub(super) out_dir: PathBuf,
+}
+
+impl Errand {
+    /// Runs it and returns its exit code.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        let mut environment = vec![
+            (
+                "PATH".to_owned(),
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            ),
+            ("HOME".to_owned(), "/root".to_owned()),
+            ("TMPDIR".to_owned(), "/tmp".to_owned()),
+            ("XDG_CACHE_HOME".to_owned(), "/root/.cache".to_owned()),
+            (LAB_VARIABLE.to_owned(), self.flavour.name().to_owned()),
+        ];
+        let mut payload: Vec<Payload> = PROGRAMS
+            .map(PathBuf::from)
+            .into_iter()
+            .filter(|program| program.exists())
+            .map(Payload::Program)
+            .collect();
+        let mut add_file = |from: PathBuf, to: String| payload.push(Payload::File { from, to });
+        let firmware = PathBuf::from(QEMU_FIRMWARE);
+        if firmware.exists() {
+            add_file(firmware, QEMU_FIRMWARE.to_owned());
+        }
+        let kernel = match self.kernel {
+            Some(kernel) => Some(kernel),
+            None => kit::built_kernel()?.map(|kernel| kernel.vmlinux),
+        };
+        if let Some(kernel) = kernel {
+            let inside = format!("{IN_DIR}/vmlinux");
+            add_file(kernel, inside.clone());
+            environment.push(("TARE_KERNEL".to_owned(), inside));
+        }
+        for path in self.extra {
+            let to = path.to_string_lossy().into_owned();
+            anyhow::ensure!(to.starts_with('/'), "--with {to}: give an absolute path");
+            add_file(path, to);
+        }
+        let rootfs = match self.rootfs {
+            Some(directory) => directory,
+            None => rootfs::base(&Cache::open()?, &Stderr::new())?,
+        };
+        let inside = format!("{IN_DIR}/rootfs");
+        payload.push(Payload::Tree { from: rootfs, to: inside.clone() });
+        environment.push(("TARE_ROOTFS".to_owned(), inside));
+        environment.extend(self.environment);
+        let order = Order {
+            program: match self.program {
+                Some(program) => program,
+                None => std::env::current_exe().context("cannot find this program's own file")?,
+            },
+            arguments: self.arguments,
+            environment,
+            payload,
+            out_dir: self.out_dir,
+        };
+        let lab = Lab {
+            flavour: match self.flavour {
+                FlavourArg::Deterministic => Flavour::Deterministic,
+                FlavourArg::Functional => Flavour::Functional,
+            },
+            memory_mib: self.machine.lab_memory_mib,
+            timeout: Duration::from_secs(self.machine.lab_timeout_s),
+        };
+        Ok(lab.run(&order)?)
+    }
+}

@@ -1,0 +1,154 @@
+//! The command line: one file a subcommand, low-level arguments made high-level once.
+
+mod compare;
+mod doctor;
+mod kernel;
+mod lab;
+mod launch;
+mod plan;
+mod report;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Exit codes, documented in `tare --help`.
+pub mod exit {
+    /// Everything asked was done.
+    pub const OK: u8 = 0;
+    /// Something failed; standard error says what.
+    pub const FAILED: u8 = 1;
+    /// Something needed is not there; standard error says how to get it. (2 is a usage error.)
+    pub const MISSING: u8 = 3;
+    /// The run ended, but some cells failed or could not run.
+    pub const INCOMPLETE: u8 = 4;
+    /// `tare launch`: the boxes' exit codes differ.
+    pub const DIFFERENT: u8 = 5;
+    /// Ctrl-C or SIGTERM; what had been measured is saved.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    failed; standard error says at what, on what, and what to do
+  2    wrong usage
+  3    something needed is missing; standard error says how to get it
+  4    compare: some cells failed or could not run; launch: a box failed
+  5    launch: the boxes' exit codes differ (if they agree, theirs is tare's)
+  130  interrupted; what had been measured is saved
+
+Examples:
+  tare doctor
+  tare compare
+  tare launch --on process,container,microvm -- uname -a";
+
+/// What isolation costs: one workload as a process, in a container and in a microVM.
+#[derive(Debug, Parser)]
+#[command(name = "tare", version, about, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what this machine is and what would distort results here
+    Doctor(doctor::DoctorArgs),
+    /// Run the comparison and write its report
+    Compare(compare::CompareArgs),
+    /// Run one command in several boxes side by side
+    Launch(launch::LaunchArgs),
+    /// Render a results file
+    Report(report::ReportArgs),
+    /// Run a tare command in the lab: an emulated host with KVM
+    Lab(lab::LabArgs),
+    /// Build and find guest kernels
+    #[command(subcommand)]
+    Kernel(kernel::KernelCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  tare completions bash > /etc/bash_completion.d/tare")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where boxes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HostChoice {
+    /// On this machine if it has hardware virtualization, in the lab if not
+    Auto,
+    /// On this machine
+    Local,
+    /// In the lab, in virtual time
+    Lab,
+}
+
+/// What boxes are made of; the same for every command that starts some.
+#[derive(Debug, Clone, clap::Args)]
+pub struct KitArgs {
+    /// Guest kernel: an uncompressed x86-64 ELF image [default: what `tare kernel build` made]
+    #[arg(long, value_name = "PATH", env = "TARE_KERNEL")]
+    pub kernel: Option<PathBuf>,
+    /// Directory with the root file system for commands [default: a small one with busybox]
+    #[arg(long, value_name = "DIR", env = "TARE_ROOTFS")]
+    pub rootfs: Option<PathBuf>,
+    /// Memory of a microVM, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    pub memory_mib: u64,
+}
+
+impl KitArgs {
+    fn choice(&self) -> crate::kit::Choice {
+        crate::kit::Choice { kernel: self.kernel.clone(), rootfs: self.rootfs.clone() }
+    }
+}
+
+/// Runs the command line of this process.
+///
+/// # Errors
+/// Whatever stopped the command; the text says what failed, on what, and what to do.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let code = match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args)?,
+        Command::Compare(args) => compare::run(&args)?,
+        Command::Launch(args) => launch::run(&args)?,
+        Command::Report(args) => report::run(&args)?,
+        Command::Lab(args) => lab::run(&args)?,
+        Command::Kernel(command) => kernel::run(&command)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());
+            exit::OK
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+/// The exit code for an error that ended a command.
+pub fn code_of(error: &anyhow::Error) -> ExitCode {
+    let is_missing = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(crate::kit::Error::NoKernel))
+            || matches!(cause.downcast_ref(), Some(crate::lab::Error::NoQemu(_)))
+    });
+    let is_interrupted = error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(crate::lab::Error::Interrupted)));
+    ExitCode::from(match (is_missing, is_interrupted) {
+        (true, _) => exit::MISSING,
+        (_, true) => exit::INTERRUPTED,
+        _ => exit::FAILED,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,15 @@
+//! The harness: many cells, each replicate in a fresh instance, in randomised blocks.
+//!
+//! A *cell* is a backend, a workload and its variant. A *block* runs one replicate of every cell,
+//! in an order drawn from the recorded seed, so that no cell runs alone and drift of the machine
+//! falls on all alike (METHOD rules 4 and 5). Nothing here knows a backend or a workload by name.
+
+mod floor;
+mod replicate;
+mod run;
+mod seed;
+
+pub use floor::measure as measure_floors;
+pub use replicate::{Conduct, Error as ReplicateError, replicate};
+pub use run::{CellPlan, Finished, Schedule, run};
+pub use seed::fresh as fresh_seed;

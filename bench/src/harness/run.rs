@@ -1,0 +1,197 @@
+//! Runs a plan: prepare every cell, then blocks of replicates until the schedule is done.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::replicate::{self, Conduct, replicate};
+use crate::backend::{Assignment, Availability, Backend, Prepared};
+use crate::clock::now_ns;
+use crate::interrupt;
+use crate::kit::Kit;
+use crate::progress;
+use crate::results::{self, Cell, Failure, Status};
+use crate::statistics::Rng;
+use tare_workload::Workload;
+
+/// A cell to be measured.
+pub struct CellPlan {
+    /// Where.
+    pub backend: &'static dyn Backend,
+    /// What.
+    pub workload: &'static dyn Workload,
+    /// How.
+    pub assignment: Assignment,
+    /// What tells this cell from others of the same backend and workload.
+    pub variant: BTreeMap<String, String>,
+    /// Number of samples wanted; the cell takes part in the first so many blocks.
+    pub replicates: u32,
+    /// Whether the box is weighed while it rests.
+    pub weigh: bool,
+}
+
+/// When and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Seed of the order within blocks.
+    pub seed: u64,
+    /// Blocks that are run first and recorded as warm-ups.
+    pub warmups: u32,
+    /// Rest before each launch; zero is back to back.
+    pub gap: Duration,
+    /// Limit of one replicate.
+    pub timeout: Duration,
+}
+
+impl From<Schedule> for results::Schedule {
+    fn from(schedule: Schedule) -> results::Schedule {
+        let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        results::Schedule {
+            warmup_blocks: schedule.warmups,
+            gap_ns: ns(schedule.gap),
+            timeout_ns: ns(schedule.timeout),
+        }
+    }
+}
+
+/// What came of a plan.
+pub struct Finished {
+    /// One cell for each of the plan, in its order.
+    pub cells: Vec<Cell>,
+    /// Index of the cell of each launch, in the order of launches.
+    pub order: Vec<u32>,
+    /// True where the user ended the run early.
+    pub interrupted: bool,
+}
+
+/// A cell in work; `prepared` is absent where it cannot run, and `cell.status` says why.
+struct Work {
+    cell: Cell,
+    prepared: Option<Box<dyn Prepared>>,
+}
+
+/// After so many failures in a row, with no success at all, a cell is given up.
+const HOPELESS_FAILURES: usize = 3;
+
+/// Measures every cell of the plan.
+///
+/// A cell that fails is data: it is recorded, and the others go on.
+pub fn run(kit: &Kit, plan: &[CellPlan], schedule: Schedule) -> Finished {
+    let mut works: Vec<Work> =
+        plan.iter().enumerate().map(|(id, cell)| prepare(kit, id, cell)).collect();
+    let mut order = Vec::new();
+    let mut rng = Rng::new(schedule.seed);
+    let launches: u32 = plan.iter().map(|cell| cell.replicates + schedule.warmups).sum();
+    let bar = progress::bar(u64::from(launches), "measuring");
+    let blocks = schedule.warmups + plan.iter().map(|cell| cell.replicates).max().unwrap_or(0);
+    'blocks: for block in 0..blocks {
+        let mut indices: Vec<usize> = (0..plan.len()).collect();
+        rng.shuffle(&mut indices);
+        for index in indices {
+            if block >= schedule.warmups + plan[index].replicates {
+                continue;
+            }
+            bar.inc(1);
+            if !works[index].is_hopeful() {
+                continue;
+            }
+            if !schedule.gap.is_zero() {
+                sleep(schedule.gap);
+            }
+            if interrupt::requested() {
+                break 'blocks;
+            }
+            order.push(u32::try_from(index).unwrap_or(u32::MAX));
+            works[index].launch(&plan[index], block, schedule);
+        }
+    }
+    bar.finish_and_clear();
+    let cells = works.into_iter().map(Work::finish).collect();
+    Finished { cells, order, interrupted: interrupt::requested() }
+}
+
+fn prepare(kit: &Kit, id: usize, plan: &CellPlan) -> Work {
+    let mut cell = Cell {
+        id: u32::try_from(id).unwrap_or(u32::MAX),
+        backend: plan.backend.name().to_owned(),
+        workload: plan.assignment.job.workload.clone(),
+        variant: plan.variant.clone(),
+        ..Cell::default()
+    };
+    if let Availability::Unavailable { why, remedy } = plan.backend.probe(kit) {
+        cell.status = Status::Unsupported { why, remedy };
+        return Work { cell, prepared: None };
+    }
+    let started_ns = now_ns();
+    match plan.backend.prepare(kit, &plan.assignment) {
+        Ok(prepared) => {
+            cell.prepare_ns = now_ns() - started_ns;
+            cell.state = prepared.state();
+            let parameters = &plan.assignment.job.parameters;
+            cell.state
+                .extend(parameters.iter().map(|(name, value)| format!("parameter {name}={value}")));
+            Work { cell, prepared: Some(prepared) }
+        }
+        Err(error) => {
+            cell.status = Status::Failed { why: error.to_string() };
+            Work { cell, prepared: None }
+        }
+    }
+}
+
+impl Work {
+    fn is_hopeful(&self) -> bool {
+        let is_hopeless = self.cell.samples.is_empty()
+            && self.cell.warmups.is_empty()
+            && self.cell.failures.len() >= HOPELESS_FAILURES;
+        self.prepared.is_some() && !is_hopeless
+    }
+
+    fn launch(&mut self, plan: &CellPlan, block: u32, schedule: Schedule) {
+        let Some(prepared) = &self.prepared else { return };
+        let conduct =
+            Conduct { workload: plan.workload, weigh: plan.weigh, timeout: schedule.timeout };
+        let result = empty(&prepared.scratch_dirs())
+            .map_err(replicate::Error::Wait)
+            .and_then(|()| replicate(prepared.as_ref(), conduct, &mut |_, _| {}));
+        match result {
+            Ok(mut sample) => {
+                sample.block = block;
+                let is_warmup = block < schedule.warmups;
+                let list = if is_warmup { &mut self.cell.warmups } else { &mut self.cell.samples };
+                list.push(sample);
+            }
+            Err(replicate::Error::Interrupted) => {}
+            Err(error) => self.cell.failures.push(Failure { block, why: error.to_string() }),
+        }
+    }
+
+    fn finish(mut self) -> Cell {
+        if self.prepared.is_some() && self.cell.samples.is_empty() {
+            let why = match self.cell.failures.last() {
+                Some(failure) => failure.why.clone(),
+                None => "no replicate was run before the end".to_owned(),
+            };
+            self.cell.status = Status::Failed { why };
+        }
+        self.cell
+    }
+}
+
+/// Each replicate begins with empty scratch directories, whatever the last one left there.
+fn empty(directories: &[impl AsRef<Path>]) -> io::Result<()> {
+    for directory in directories {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! The kit: what boxes are made of, made once and only when something asks for it.
+
+use std::cell::OnceCell;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tare_kernels::{Build, Cache, Initramfs, Kernel, PRACTICAL, Source, Stderr, ext4, rootfs};
+use tare_workload::Job;
+
+use crate::backend::Assignment;
+use crate::rundir::RunDir;
+
+/// The agent, built by `build.rs`: the same bytes in every box.
+pub const AGENT: &[u8] = include_bytes!(env!("TARE_GUEST_PATH"));
+
+/// Free space in a root file system's image, beyond its files.
+const ROOT_SLACK_BYTES: u64 = 64 << 20;
+
+/// The kit could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be written or read.
+    #[error("{what} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] tare_kernels::CacheError),
+    /// The kernel that tare builds.
+    #[error(transparent)]
+    Kernel(#[from] tare_kernels::KernelError),
+    /// The initramfs.
+    #[error(transparent)]
+    Initramfs(#[from] tare_kernels::InitramfsError),
+    /// The root file system.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    /// A disk's image.
+    #[error(transparent)]
+    Disk(#[from] ext4::Error),
+    /// There is no kernel for microVMs.
+    #[error("there is no guest kernel yet; run `tare kernel build`, or name one with --kernel")]
+    NoKernel,
+}
+
+/// The guest kernel that `tare kernel build` makes.
+pub fn recipe(cache: &Cache) -> Build<'_> {
+    Build { cache, variant: &PRACTICAL, source: Source::Debian }
+}
+
+/// That kernel, if it has been built.
+///
+/// # Errors
+/// [`Error::Kernel`] where that cannot be told: no source, no compiler.
+pub fn built_kernel() -> Result<Option<Kernel>, Error> {
+    Ok(recipe(&Cache::open()?).cached()?)
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}
+
+/// A kernel for microVMs.
+#[derive(Debug, Clone)]
+pub struct GuestKernel {
+    /// What the results call it.
+    pub name: String,
+    /// The uncompressed ELF image.
+    pub path: PathBuf,
+    /// The words of its command line that do not depend on the job.
+    pub command_line: String,
+}
+
+/// What the user may choose instead of the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// A guest kernel other than the one that tare builds.
+    pub kernel: Option<PathBuf>,
+    /// A root file system other than the one that tare makes.
+    pub rootfs: Option<PathBuf>,
+}
+
+/// See the module's text.
+pub struct Kit {
+    directory: RunDir,
+    choice: Choice,
+    agent: PathBuf,
+    kernel: OnceCell<GuestKernel>,
+    initramfs: OnceCell<PathBuf>,
+    rootfs: OnceCell<PathBuf>,
+    empty_root: OnceCell<PathBuf>,
+}
+
+impl Kit {
+    /// Makes the run's directory, with the agent in it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new(choice: Choice) -> Result<Kit, Error> {
+        let directory =
+            RunDir::new().map_err(io_error("cannot make a directory in", &std::env::temp_dir()))?;
+        let agent = directory.path().join("tare-guest");
+        fs::write(&agent, AGENT).map_err(io_error("cannot write", &agent))?;
+        fs::set_permissions(&agent, Permissions::from_mode(0o755))
+            .map_err(io_error("cannot make executable", &agent))?;
+        Ok(Kit {
+            directory,
+            choice,
+            agent,
+            kernel: OnceCell::new(),
+            initramfs: OnceCell::new(),
+            rootfs: OnceCell::new(),
+            empty_root: OnceCell::new(),
+        })
+    }
+
+    /// Path of the agent on this host.
+    pub fn agent(&self) -> &Path {
+        &self.agent
+    }
+
+    /// The kernel that microVMs boot: the user's, or the newest that `tare kernel build` made.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`].
+    pub fn guest_kernel(&self) -> Result<&GuestKernel, Error> {
+        once(&self.kernel, || {
+            let (name, path) = match &self.choice.kernel {
+                Some(path) => (path.display().to_string(), path.clone()),
+                None => {
+                    let kernel = built_kernel()?.ok_or(Error::NoKernel)?;
+                    (kernel.name, kernel.vmlinux)
+                }
+            };
+            fs::metadata(&path).map_err(io_error("cannot read the guest kernel", &path))?;
+            Ok(GuestKernel { name, path, command_line: tare_kernels::command_line() })
+        })
+    }
+
+    /// The initramfs of microVMs: the agent as `/init` and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Initramfs`].
+    pub fn initramfs(&self) -> Result<&Path, Error> {
+        once(&self.initramfs, || {
+            let mut initramfs = Initramfs::new();
+            initramfs.file("init", 0o755, AGENT)?;
+            let path = self.directory.path().join("initramfs.cpio");
+            initramfs.write_to(&path)?;
+            Ok(path)
+        })
+        .map(PathBuf::as_path)
+    }
+
+    /// The root file system for commands: the user's directory, or tare's own small one.
+    ///
+    /// # Errors
+    /// [`Error::Rootfs`].
+    pub fn rootfs(&self) -> Result<&Path, Error> {
+        once(&self.rootfs, || match &self.choice.rootfs {
+            Some(directory) => Ok(directory.clone()),
+            None => Ok(rootfs::base(&Cache::open()?, &Stderr::new())?),
+        })
+        .map(PathBuf::as_path)
+    }
+
+    /// A root file system with nothing in it, for boxes that run the agent alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn empty_root(&self) -> Result<&Path, Error> {
+        once(&self.empty_root, || {
+            let root = self.directory.path().join("empty-root");
+            for mount_point in ["proc", "sys", "dev", "tmp", "scratch"] {
+                let path = root.join(mount_point);
+                fs::create_dir_all(&path).map_err(io_error("cannot make", &path))?;
+            }
+            Ok(root)
+        })
+        .map(PathBuf::as_path)
+    }
+
+    /// A new, empty directory in which one cell's boxes may write.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new_scratch_dir(&self) -> Result<PathBuf, Error> {
+        let directory = tempfile::Builder::new()
+            .prefix("scratch-")
+            .permissions(Permissions::from_mode(0o777))
+            .tempdir_in(self.directory.path())
+            .map_err(io_error("cannot make a directory in", self.directory.path()))?;
+        Ok(directory.keep())
+    }
+}
+
+/// `OnceCell::get_or_try_init`, which is not stable yet.
+fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T, Error>) -> Result<&T, Error> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
+
+/// The disks of a microVM: ext4 images beside the scratch directories of the other backends.
+#[derive(Debug, Default)]
+pub struct GuestDisks {
+    /// Image of the kit's root file system.
+    pub root: Option<PathBuf>,
+    /// An empty file system for the workload.
+    pub scratch: Option<PathBuf>,
+}
+
+impl GuestDisks {
+    /// Makes the images that an assignment needs.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn new(kit: &Kit, assignment: &Assignment) -> Result<GuestDisks, Error> {
+        let mut disks = GuestDisks::default();
+        if !assignment.with_rootfs && assignment.scratch_mib.is_none() {
+            return Ok(disks);
+        }
+        let directory = kit.new_scratch_dir()?;
+        if assignment.with_rootfs {
+            let tree = kit.rootfs()?;
+            let image = directory.join("root.ext4");
+            let size_bytes = ext4::size_for(tree)? + ROOT_SLACK_BYTES;
+            ext4::build(&ext4::Image {
+                path: &image,
+                size_bytes,
+                label: "root",
+                tree: Some(tree),
+            })?;
+            disks.root = Some(image);
+        }
+        if let Some(mib) = assignment.scratch_mib {
+            let image = directory.join("scratch.ext4");
+            let size_bytes = mib << 20;
+            ext4::build(&ext4::Image { path: &image, size_bytes, label: "scratch", tree: None })?;
+            disks.scratch = Some(image);
+        }
+        Ok(disks)
+    }
+
+    /// Tells the agent which block device is which: the root first, the scratch space after it.
+    pub fn name_in(&self, job: &mut Job) {
+        let mut devices = ["/dev/vda", "/dev/vdb"].into_iter().map(str::to_owned);
+        if self.root.is_some() {
+            job.root = devices.next();
+        }
+        if self.scratch.is_some() {
+            job.scratch_device = devices.next();
+            job.scratch = Some("/scratch".to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_agent_is_a_static_elf() {
+        assert_eq!(&AGENT[..4], b"\x7fELF");
+        assert!(!AGENT.windows(8).any(|window| window == b"ld-linux"), "needs a dynamic loader");
+    }
+}

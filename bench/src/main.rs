@@ -1,0 +1,16 @@
+//! The `tare` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if tare::lab::inside::is_here() {
+        tare::lab::inside::main();
+    }
+    match tare::cli::run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tare: {error:#}");
+            tare::cli::code_of(&error)
+        }
+    }
+}

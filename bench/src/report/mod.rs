@@ -1,0 +1,40 @@
+//! Reports: results as text for a terminal, as Markdown, and as one offline HTML file.
+//!
+//! All three say the same: they render one digest of the results, whose tables
+//! are made once. Nothing is computed here that is not in the file or follows from its samples:
+//! verdicts are made anew by [`claims::judge`](crate::claims::judge).
+//!
+//! - The answer comes first: the claims and their verdicts.
+//! - Every figure has its interval and its number of samples; multiples are of the process baseline
+//!   and of the physical floor.
+//! - Virtual time says that it is virtual wherever a time is shown.
+//! - Everything that comes from the file is escaped: a results file is outside input.
+//! - The HTML file needs no network, no other file, and no script to be read. It carries the
+//!   results themselves, so that whoever has the report has the samples.
+//!
+//! ```no_run
+//! use tare::report;
+//! use tare::results::Results;
+//!
+//! let results = Results::load("results/compare.json".as_ref())?;
+//! print!("{}", report::render_table(&results));
+//! std::fs::write("report.html", report::render_html(&results)?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod chart;
+mod digest;
+mod facts;
+mod format;
+mod html;
+mod markdown;
+mod plot;
+mod svg;
+mod table;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+pub use html::{Error, render_html};
+pub use markdown::render_markdown;
+pub use terminal::render_table;

@@ -1,0 +1,86 @@
+//! Reports of invented results, compared with those that were looked at and accepted.
+
+use super::{render_html, render_markdown, render_table};
+use crate::results::fixture::synthetic;
+use crate::results::{Clock, Results};
+
+/// The page without the results in it, which have their own test.
+fn page(results: &Results) -> String {
+    let html = render_html(results).unwrap();
+    let (before, rest) =
+        html.split_once("<script type=\"application/json\" id=\"results\">").unwrap();
+    let (_, after) = rest.split_once("</script>").unwrap();
+    format!("{before}[the results]{after}")
+}
+
+#[test]
+fn test_table_of_synthetic_results() {
+    insta::assert_snapshot!("table", render_table(&synthetic(Clock::Wall)));
+}
+
+#[test]
+fn test_table_of_synthetic_results_in_virtual_time() {
+    insta::assert_snapshot!("table_virtual", render_table(&synthetic(Clock::Virtual)));
+}
+
+#[test]
+fn test_markdown_of_synthetic_results() {
+    insta::assert_snapshot!("markdown", render_markdown(&synthetic(Clock::Wall)));
+}
+
+#[test]
+fn test_html_of_synthetic_results() {
+    insta::assert_snapshot!("html", page(&synthetic(Clock::Wall)));
+}
+
+#[test]
+fn test_html_carries_the_results_themselves() {
+    let results = synthetic(Clock::Virtual);
+    let html = render_html(&results).unwrap();
+    let (_, rest) = html.split_once("id=\"results\">").unwrap();
+    let (json, _) = rest.split_once("</script>").unwrap();
+    assert!(serde_json::from_str::<Results>(json).unwrap() == results);
+}
+
+#[test]
+fn test_html_needs_nothing_from_outside() {
+    let html = page(&synthetic(Clock::Wall)).replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    for reference in ["http:", "https:", "src=", "<link", "@import", "url("] {
+        assert!(!html.contains(reference), "{reference}");
+    }
+}
+
+#[test]
+fn test_text_of_the_file_is_escaped_in_every_report() {
+    let results = synthetic(Clock::Wall);
+    for text in [page(&results), render_markdown(&results)] {
+        assert!(
+            !text.contains("<b>\"no\"") && text.contains("&lt;1&gt;")
+                || text.contains("&#60;1&#62;")
+        );
+        assert!(!text.contains("Synthetic CPU <1>"));
+    }
+    let mut results = results;
+    results.host.cpu_model = "\u{1b}[31mred\r\n".to_owned();
+    assert!(!render_table(&results).contains(['\u{1b}', '\r']));
+}
+
+#[test]
+fn test_virtual_time_is_named_wherever_a_time_is_shown() {
+    let results = synthetic(Clock::Virtual);
+    for text in [render_table(&results), render_markdown(&results), page(&results)] {
+        assert!(text.to_lowercase().matches("virtual time").count() >= 8);
+        assert!(!text.contains("CLOCK_MONOTONIC") && !text.contains("monotonic clock"));
+    }
+    for text in [render_table, render_markdown].map(|render| render(&synthetic(Clock::Wall))) {
+        assert!(!text.to_lowercase().contains("virtual time"));
+    }
+}
+
+#[test]
+fn test_empty_results_render() {
+    let results = Results::default();
+    assert!(render_table(&results).contains("undecided"));
+    assert!(render_markdown(&results).contains("undecided"));
+    assert!(render_html(&results).unwrap().contains("undecided"));
+}

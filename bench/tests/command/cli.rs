@@ -1,0 +1,92 @@
+//! The command line: help, exit codes, and what it says to bad input. Needs no privilege.
+
+use std::fs;
+
+use crate::common::{output, tare, text};
+use predicates::prelude::*;
+
+#[test]
+fn test_help_names_every_command_and_its_exit_codes() {
+    let shown = output(tare().arg("--help"));
+    assert!(shown.status.success(), "{}", text(&shown));
+    let help = String::from_utf8(shown.stdout).unwrap();
+    for word in
+        ["doctor", "compare", "launch", "report", "lab", "kernel", "completions", "Exit codes"]
+    {
+        assert!(help.contains(word), "'{word}' is missing in:\n{help}");
+    }
+}
+
+#[test]
+fn test_every_command_s_help_has_an_example() {
+    for command in ["doctor", "compare", "launch", "report", "lab", "completions"] {
+        let shown = output(tare().args([command, "--help"]));
+        let help = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(help.contains("Example"), "{command}:\n{help}");
+    }
+}
+
+#[test]
+fn test_unknown_backend_is_a_usage_error() {
+    let shown = output(tare().args(["compare", "--on", "zone"]));
+    assert_eq!(shown.status.code(), Some(2), "{}", text(&shown));
+    assert!(text(&shown).contains("container"), "the known ones are listed: {}", text(&shown));
+}
+
+#[test]
+fn test_completions_are_printed_for_bash_and_zsh() {
+    for shell in ["bash", "zsh", "fish"] {
+        let shown = output(tare().args(["completions", shell]));
+        assert!(predicate::str::contains("compare").eval(&String::from_utf8_lossy(&shown.stdout)));
+    }
+}
+
+#[test]
+fn test_doctor_json_is_json_and_lists_checks_and_backends() {
+    let shown = output(tare().args(["doctor", "--json"]));
+    assert!(shown.status.success(), "{}", text(&shown));
+    let json: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert!(json["checks"].as_array().unwrap().len() >= 15, "{json}");
+    let names: Vec<_> = json["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|backend| backend["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["process", "container", "microvm", "qemu"]);
+}
+
+#[test]
+fn test_report_of_bad_files_says_what_and_where() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases = [
+        ("missing.json", None, "missing.json"),
+        ("cut.json", Some("{\"schema\": \"tare-results\", \"schema_ver"), "cut"),
+        ("other.json", Some("{\"schema\": \"something\", \"schema_version\": 1}"), "something"),
+        ("newer.json", Some("{\"schema\": \"tare-results\", \"schema_version\": 99}"), "99"),
+        ("text.json", Some("hello"), "JSON"),
+    ];
+    for (name, contents, word) in cases {
+        let path = directory.path().join(name);
+        if let Some(contents) = contents {
+            fs::write(&path, contents).unwrap();
+        }
+        let shown = output(tare().arg("report").arg(&path));
+        assert_eq!(shown.status.code(), Some(1), "{name}: {}", text(&shown));
+        let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert!(said.contains(name) && said.contains(word), "{name}: {said}");
+    }
+}
+
+#[test]
+fn test_launch_without_a_command_is_a_usage_error() {
+    let shown = output(tare().arg("launch"));
+    assert_eq!(shown.status.code(), Some(2), "{}", text(&shown));
+}
+
+#[test]
+fn test_compare_into_a_directory_that_cannot_be_made_fails_before_measuring() {
+    let shown = output(tare().args(["compare", "--host", "local", "--out", "/proc/none/results"]));
+    assert_eq!(shown.status.code(), Some(1), "{}", text(&shown));
+    assert!(text(&shown).contains("/proc/none/results"), "{}", text(&shown));
+}

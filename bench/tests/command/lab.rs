@@ -1,0 +1,191 @@
+//! The lab: real Linux guests on an emulated host.
+//!
+//! The functional flavour shows that things work; the deterministic one that rounds are equal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::{Traces, alone, may_run, output, tare, text};
+use tare::results::{Clock, Results, Status};
+
+fn has_lab() -> bool {
+    let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
+    qemu.is_ok_and(|output| output.status.success())
+}
+
+fn lab(flavour: &str, out: &Path) -> Command {
+    let mut command = tare();
+    command.args(["lab", "--flavour", flavour, "--lab-timeout-s", "600", "--out"]).arg(out);
+    command
+}
+
+fn results_of(directory: &Path) -> Results {
+    Results::load(&directory.join("results.json")).unwrap()
+}
+
+#[test]
+fn test_launch_runs_one_command_in_all_three_boxes() {
+    if !may_run("test_launch_runs_one_command_in_all_three_boxes", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let script = "echo pid $$; cat /etc/passwd | head -n 1; echo problem >&2; exit 3";
+    let mut command = lab("functional", directory.path());
+    command.args(["--", "launch", "--on", "process,container,microvm", "--", "sh", "-c", script]);
+    let shown = output(&mut command);
+    assert_eq!(shown.status.code(), Some(3), "{}", text(&shown));
+    let (out, err) =
+        (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    for backend in ["process", "container", "microvm"] {
+        assert!(out.contains(&format!("{backend} | pid ")), "{}", text(&shown));
+        assert!(out.contains(&format!("{backend} | root:")), "{}", text(&shown));
+        assert!(err.contains(&format!("{backend} | problem")), "{}", text(&shown));
+    }
+}
+
+#[test]
+fn test_command_missing_in_the_microvm_is_said_and_the_lab_ends() {
+    if !may_run("test_command_missing_in_the_microvm", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("functional", directory.path());
+    command.args(["--", "launch", "--on", "microvm", "--", "/no/such"]);
+    let shown = output(&mut command);
+    assert_eq!(shown.status.code(), Some(4), "{}", text(&shown));
+    assert!(text(&shown).contains("/no/such"), "{}", text(&shown));
+}
+
+#[test]
+fn test_two_rounds_give_identical_samples_and_beat_qemu() {
+    if !may_run("test_two_rounds_give_identical_samples", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let rounds: Vec<Results> = (0..2)
+        .map(|_| {
+            let directory = tempfile::tempdir().unwrap();
+            let mut command = lab("deterministic", directory.path());
+            command.args([
+                "--",
+                "compare",
+                "--workload",
+                "start",
+                "--replicates",
+                "3",
+                "--seed",
+                "5",
+            ]);
+            let shown = output(&mut command);
+            assert!(shown.status.success(), "{}", text(&shown));
+            results_of(directory.path())
+        })
+        .collect();
+    assert_eq!(rounds[0].clock, Clock::Virtual);
+    assert_eq!(rounds[0].order, rounds[1].order);
+    assert_eq!(rounds[0].floors, rounds[1].floors);
+    assert_eq!(rounds[0].cells, rounds[1].cells, "every sample, to the nanosecond");
+    for cell in &rounds[0].cells {
+        assert_eq!(cell.status, Status::Ok, "{}", cell.title());
+        assert!(cell.failures.is_empty(), "{}: {:?}", cell.title(), cell.failures);
+    }
+    let init_ns = |backend: &str| {
+        let cell =
+            rounds[0].cells.iter().find(|cell| cell.backend == backend && cell.samples.len() == 3);
+        cell.unwrap().summary("launch→init_ns").unwrap().median.value
+    };
+    let ratio = init_ns("microvm") / init_ns("qemu");
+    assert!(ratio <= 0.5, "microvm takes {ratio} of QEMU's time to init");
+}
+
+#[test]
+fn test_every_workload_runs_in_the_microvm() {
+    if !may_run("test_every_workload_runs_in_the_microvm", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("functional", directory.path());
+    command.args([
+        "--",
+        "compare",
+        "--on",
+        "microvm,container",
+        "--replicates",
+        "3",
+        "--warmups",
+        "0",
+    ]);
+    let shown = output(&mut command);
+    assert!(shown.status.success(), "{}", text(&shown));
+    for cell in results_of(directory.path()).cells {
+        assert_eq!(cell.status, Status::Ok, "{}", cell.title());
+        assert!(cell.failures.is_empty(), "{}: {:?}", cell.title(), cell.failures);
+    }
+}
+
+/// The container crate's own integration tests, as the one program on a cgroup v2 host.
+#[test]
+fn test_containers_pass_their_tests_under_cgroup_v2() {
+    if !may_run("test_containers_pass_their_tests_under_cgroup_v2", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("functional", directory.path());
+    command.arg("--program").arg(container_tests());
+    command.args(["--env", "TARE_TEST_BUSYBOX=/bin/busybox", "--env", "CI=true"]);
+    command.args(["--", "--test-threads=1"]);
+    let shown = output(&mut command);
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("test result: ok"), "{}", text(&shown));
+}
+
+/// Builds the container crate's tests, which is quick where `make test` has built them, and asks
+/// cargo where they are.
+fn container_tests() -> PathBuf {
+    let built = output(Command::new(env!("CARGO")).current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "test",
+        "--package",
+        "tare-container",
+        "--test",
+        "container",
+        "--no-run",
+        "--message-format=json",
+    ]));
+    assert!(built.status.success(), "{}", text(&built));
+    String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "container")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .unwrap_or_else(|| panic!("cargo names no test program: {}", text(&built)))
+}
+
+#[test]
+fn test_files_left_in_out_come_back_and_nothing_else_stays() {
+    if !may_run("test_files_left_in_out_come_back", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let before = Traces::of_this_host();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("functional", directory.path());
+    command.args(["--program", "/bin/busybox", "--", "sh", "-c", "echo kept > kept.txt; exit 6"]);
+    let shown = output(&mut command);
+    assert_eq!(shown.status.code(), Some(6), "{}", text(&shown));
+    assert_eq!(fs::read_to_string(directory.path().join("kept.txt")).unwrap(), "kept\n");
+    assert_eq!(Traces::of_this_host(), before);
+}
+
+#[test]
+fn test_program_that_is_not_static_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("functional", directory.path());
+    let shown = output(command.args(["--program", "/bin/ls", "--", "/"]));
+    assert_eq!(shown.status.code(), Some(1), "{}", text(&shown));
+    assert!(text(&shown).contains("static"), "{}", text(&shown));
+}

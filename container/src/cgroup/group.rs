@@ -1,0 +1,325 @@
+//! The hierarchies that a set of limits needs, made ready before any start.
+
+use std::ffi::{CStr, CString};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::PARENT;
+use super::error::CgroupError;
+use super::files::{make_directory_at, remove_directory_at, write_at};
+use super::layout::{CgroupLayout, CgroupMount, Membership};
+use super::limits::Limits;
+use super::name::{Name, Owner};
+
+/// At most one hierarchy for each of memory, cpu and pids.
+pub(crate) const MOST: usize = 3;
+
+/// Where the cgroups of boxes are made, and what is written to each.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    pub(crate) hierarchies: Vec<Hierarchy>,
+    pub(crate) owner: Owner,
+    /// An empty cgroup that keeps the common parent from being removed by another run.
+    keeper: Name,
+}
+
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    pub(crate) unified: bool,
+    pub(crate) controllers: Vec<&'static str>,
+    /// The parent of all boxes' cgroups.
+    pub(crate) path: PathBuf,
+    pub(crate) directory: OwnedFd,
+    settings: Vec<Setting>,
+}
+
+/// One control file to write.
+#[derive(Debug)]
+struct Setting {
+    file: CString,
+    value: String,
+    /// Whether the kernel may lack the file.
+    optional: bool,
+}
+
+impl Groups {
+    /// Finds the hierarchies, makes the common parent in each and passes the controllers on to
+    /// it. `None` if nothing is asked for.
+    pub(crate) fn prepare(limits: &Limits) -> Result<Option<Groups>, CgroupError> {
+        if !limits.any() {
+            return Ok(None);
+        }
+        let layout = CgroupLayout::detect()?;
+        let membership = Membership::own()?;
+        let mut hierarchies: Vec<Hierarchy> = Vec::with_capacity(MOST);
+        let owner =
+            Owner::own().map_err(|source| CgroupError::Proc { path: "/proc/self/stat", source })?;
+        let keeper = Name::next(&owner);
+        for Choice { unified, mount, controllers } in choose(&layout, limits)? {
+            let own = membership.path(if unified { None } else { controllers.first().copied() });
+            let own = mount.directory_of(own);
+            let base = if unified { delegate(mount, &own, &controllers)? } else { own };
+            let (path, directory) = make_parent(&base, &keeper)?;
+            if unified {
+                enable(&path, &controllers).map_err(|(controller, source)| {
+                    CgroupError::NotDelegated { controller, path: path.clone(), source }
+                })?;
+            }
+            let settings = settings(limits, unified, &controllers);
+            hierarchies.push(Hierarchy { unified, controllers, path, directory, settings });
+        }
+        Ok(Some(Groups { hierarchies, owner, keeper }))
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for hierarchy in &self.hierarchies {
+            let _ = remove_directory_at(hierarchy.directory.as_fd(), self.keeper.as_c_str());
+            // Fails while another run uses it, as it should.
+            let _ = std::fs::remove_dir(&hierarchy.path);
+        }
+    }
+}
+
+impl Hierarchy {
+    /// Writes the limits into the new cgroup `directory`, called `name`.
+    pub(crate) fn apply(&self, directory: BorrowedFd<'_>, name: &Name) -> Result<(), CgroupError> {
+        for setting in &self.settings {
+            match write_at(directory, &setting.file, setting.value.as_bytes()) {
+                Ok(()) => {}
+                Err(e) if setting.optional && e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    let path = self.file(name, &setting.file);
+                    return Err(CgroupError::write(path, &setting.value, source));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The path of a control file of cgroup `name`, for messages.
+    pub(crate) fn file(&self, name: &Name, file: &CStr) -> PathBuf {
+        self.path.join(name.as_str()).join(file.to_string_lossy().as_ref())
+    }
+}
+
+/// A hierarchy that is needed, for these controllers.
+struct Choice<'a> {
+    unified: bool,
+    mount: &'a CgroupMount,
+    controllers: Vec<&'static str>,
+}
+
+/// For each controller needed the hierarchy that has it, v1 before v2 as the kernel does.
+fn choose<'a>(layout: &'a CgroupLayout, limits: &Limits) -> Result<Vec<Choice<'a>>, CgroupError> {
+    let needed = [
+        ("memory", limits.memory_bytes.is_some() || limits.accounting),
+        ("cpu", limits.cpu.is_some()),
+        ("pids", limits.pids.is_some()),
+    ];
+    let offered = match layout.unified() {
+        Some(unified) => offered(&unified.path)?,
+        None => String::new(),
+    };
+    let mut chosen: Vec<Choice<'a>> = Vec::new();
+    for (controller, _) in needed.into_iter().filter(|(_, needed)| *needed) {
+        let v1 = layout.v1().iter().find(|m| m.controllers.iter().any(|name| name == controller));
+        let (unified, mount) = match (v1, layout.unified()) {
+            (Some(mount), _) => (false, mount),
+            (None, Some(mount)) if offers(&offered, controller) => (true, mount),
+            _ => return Err(CgroupError::NoController { controller }),
+        };
+        match chosen.iter_mut().find(|choice| choice.mount == mount) {
+            Some(choice) => choice.controllers.push(controller),
+            None => chosen.push(Choice { unified, mount, controllers: vec![controller] }),
+        }
+    }
+    Ok(chosen)
+}
+
+fn offered(directory: &Path) -> Result<String, CgroupError> {
+    let path = directory.join("cgroup.controllers");
+    std::fs::read_to_string(&path).map_err(|source| CgroupError::Unreadable { path, source })
+}
+
+fn offers(offered: &str, controller: &str) -> bool {
+    offered.split_ascii_whitespace().any(|name| name == controller)
+}
+
+/// The nearest cgroup, from `own` upwards, that passes the controllers on to its children. A
+/// cgroup other than the root cannot while it holds processes itself ("no internal processes",
+/// `Documentation/admin-guide/cgroup-v2.rst`).
+fn delegate(
+    mount: &CgroupMount,
+    own: &Path,
+    controllers: &[&'static str],
+) -> Result<PathBuf, CgroupError> {
+    let mut directory = own;
+    loop {
+        match enable(directory, controllers) {
+            Ok(()) => return Ok(directory.to_owned()),
+            Err((controller, source)) => match source.raw_os_error() {
+                // EBUSY: it holds processes; ENOENT: its own parent does not pass them on;
+                // EOPNOTSUPP: it is threaded.
+                Some(libc::EBUSY | libc::ENOENT | libc::EOPNOTSUPP) => match directory.parent() {
+                    Some(parent) if directory != mount.path => directory = parent,
+                    _ => {
+                        let path = directory.to_owned();
+                        return Err(CgroupError::NotDelegated { controller, path, source });
+                    }
+                },
+                _ => {
+                    let path = directory.join("cgroup.subtree_control");
+                    return Err(CgroupError::NotWritable { path, source });
+                }
+            },
+        }
+    }
+}
+
+/// Passes controllers on to the children of `directory`, unless it does already.
+fn enable(directory: &Path, controllers: &[&'static str]) -> Result<(), (&'static str, io::Error)> {
+    let path = directory.join("cgroup.subtree_control");
+    for controller in controllers {
+        let enabled = std::fs::read_to_string(&path).map_err(|e| (*controller, e))?;
+        if !offers(&enabled, controller) {
+            std::fs::write(&path, format!("+{controller}")).map_err(|e| (*controller, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the common parent in `base`, held by `keeper`.
+fn make_parent(base: &Path, keeper: &Name) -> Result<(PathBuf, OwnedFd), CgroupError> {
+    let path = base.join(PARENT);
+    let not_writable = |source| CgroupError::NotWritable { path: path.clone(), source };
+    // Another run that ends at this moment may remove the parent in between.
+    let mut attempts = 0;
+    loop {
+        match std::fs::create_dir(&path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(not_writable(e)),
+        }
+        let made = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(&path)
+            .map(OwnedFd::from)
+            .and_then(|directory| {
+                make_directory_at(directory.as_fd(), keeper.as_c_str())?;
+                Ok(directory)
+            });
+        match made {
+            Ok(directory) => return Ok((path, directory)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && attempts < 100 => attempts += 1,
+            Err(e) => return Err(not_writable(e)),
+        }
+    }
+}
+
+/// What is written to a new cgroup of this hierarchy.
+fn settings(limits: &Limits, unified: bool, controllers: &[&'static str]) -> Vec<Setting> {
+    let mut all = Vec::new();
+    let mut add = |file: &CStr, value: String, optional: bool| {
+        all.push(Setting { file: file.to_owned(), value, optional });
+    };
+    for controller in controllers {
+        match (*controller, unified) {
+            ("memory", true) => {
+                if let Some(bytes) = limits.memory_bytes {
+                    add(c"memory.max", bytes.to_string(), false);
+                    add(c"memory.swap.max", "0".into(), true);
+                }
+            }
+            ("memory", false) => {
+                if let Some(bytes) = limits.memory_bytes {
+                    add(c"memory.limit_in_bytes", bytes.to_string(), false);
+                    // Memory and swap together: no swap.
+                    add(c"memory.memsw.limit_in_bytes", bytes.to_string(), true);
+                }
+            }
+            ("cpu", true) => {
+                if let Some(cpu) = limits.cpu {
+                    add(c"cpu.max", format!("{} {}", cpu.quota_us, cpu.period_us), false);
+                }
+            }
+            ("cpu", false) => {
+                if let Some(cpu) = limits.cpu {
+                    add(c"cpu.cfs_period_us", cpu.period_us.to_string(), false);
+                    add(c"cpu.cfs_quota_us", cpu.quota_us.to_string(), false);
+                }
+            }
+            _ => {
+                if let Some(pids) = limits.pids {
+                    add(c"pids.max", pids.to_string(), false);
+                }
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::CpuQuota;
+    use super::*;
+
+    #[test]
+    fn test_prepare_without_limits_returns_none() {
+        assert!(Groups::prepare(&Limits::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn test_choose_without_controller_returns_its_name() {
+        let mount = |name: &str| CgroupMount {
+            path: "/nowhere".into(),
+            root: "/".into(),
+            controllers: vec![name.into()],
+        };
+        let layout = CgroupLayout::V1 { controllers: vec![mount("cpu"), mount("memory")] };
+        let limits = Limits { pids: Some(1), ..Limits::default() };
+        let error = choose(&layout, &limits).err().unwrap();
+        assert!(matches!(error, CgroupError::NoController { controller: "pids" }), "{error}");
+        let limits = Limits {
+            accounting: true,
+            cpu: Some(CpuQuota { quota_us: 1, period_us: 2 }),
+            ..Limits::default()
+        };
+        assert_eq!(choose(&layout, &limits).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn test_settings_of_v2_and_v1() {
+        let limits = Limits {
+            memory_bytes: Some(4096),
+            cpu: Some(CpuQuota { quota_us: 5000, period_us: 100_000 }),
+            pids: Some(7),
+            accounting: false,
+        };
+        let list = |unified| -> Vec<String> {
+            settings(&limits, unified, &["memory", "cpu", "pids"])
+                .iter()
+                .map(|s| format!("{}={}", s.file.to_string_lossy(), s.value))
+                .collect()
+        };
+        assert_eq!(
+            list(true),
+            ["memory.max=4096", "memory.swap.max=0", "cpu.max=5000 100000", "pids.max=7"]
+        );
+        assert_eq!(
+            list(false),
+            [
+                "memory.limit_in_bytes=4096",
+                "memory.memsw.limit_in_bytes=4096",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=5000",
+                "pids.max=7"
+            ]
+        );
+    }
+}

@@ -1,0 +1,270 @@
+//! What runs between `clone3` and `execve`.
+//!
+//! The child is made with `CLONE_VM | CLONE_VFORK`: it borrows the parent's memory and the calling
+//! thread sleeps until the child has executed its program or ended. Copying page tables would
+//! cost about 200 µs more. In return the child must leave no trace in that memory: it has its own
+//! stack, writes to nothing but its [`Frame`], never touches `errno` or any other thread-local
+//! state (system calls are made directly), and no signal handler can run in it (the parent blocks
+//! all signals and `CLONE_CLEAR_SIGHAND` resets the handlers).
+
+use std::arch::asm;
+use std::mem::{MaybeUninit, size_of};
+
+use crate::script::{Arg, Call, REGISTERS};
+
+/// Ample for [`play`], which needs a few hundred bytes; no handler can run on it.
+const STACK_BYTES: usize = 16 * 1024;
+
+/// `clone_args` of `clone3(2)`, up to `cgroup` (Linux 5.7).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// What parent and child share for one start; it lives on the parent's stack.
+#[repr(C)]
+pub(crate) struct Frame {
+    calls: *const Call,
+    count: usize,
+    registers: [usize; REGISTERS],
+    /// Index of the call that failed, `usize::MAX` while none has.
+    failed: usize,
+    errno: i32,
+    /// Whether a tolerated failure was `EACCES` (a program found on the path but not executable).
+    denied: bool,
+}
+
+/// How a child's set-up ended badly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) index: usize,
+    pub(crate) errno: i32,
+    pub(crate) denied: bool,
+}
+
+/// What [`start`] needs.
+pub(crate) struct Start<'a> {
+    pub(crate) calls: &'a [Call],
+    /// First registers, filled by the parent.
+    pub(crate) registers: &'a [usize],
+    /// `CLONE_NEW*`.
+    pub(crate) namespaces: u64,
+    /// Directory of the cgroup (v2) to be born in.
+    pub(crate) cgroup: Option<i32>,
+}
+
+/// A child that has begun.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: i32,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Makes the child and waits until it executes its program or gives up.
+///
+/// `Err` is the errno of `clone3`. A child that gave up has still to be reaped.
+pub(crate) fn start(start: &Start<'_>) -> Result<Started, i32> {
+    let mut stack = Stack(MaybeUninit::uninit());
+    let mut pidfd: i32 = -1;
+    let mut frame = Frame {
+        calls: start.calls.as_ptr(),
+        count: start.calls.len(),
+        registers: [0; REGISTERS],
+        failed: usize::MAX,
+        errno: 0,
+        denied: false,
+    };
+    for (slot, value) in frame.registers.iter_mut().zip(start.registers) {
+        *slot = *value;
+    }
+    let mut flags = start.namespaces
+        | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64
+        | CLONE_CLEAR_SIGHAND;
+    if start.cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let args = CloneArgs {
+        flags,
+        pidfd: (&raw mut pidfd).expose_provenance() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: (&raw mut stack).expose_provenance() as u64,
+        stack_size: STACK_BYTES as u64,
+        cgroup: start.cgroup.unwrap_or(0) as u64,
+        ..CloneArgs::default()
+    };
+
+    let all: u64 = !0;
+    let mut before: u64 = 0;
+    // SAFETY: both masks are 8 bytes, as told. Called directly since musl's wrapper would leave
+    // its own internal signals unblocked.
+    unsafe {
+        syscall(
+            libc::SYS_rt_sigprocmask as usize,
+            [
+                libc::SIG_SETMASK as usize,
+                (&raw const all).expose_provenance(),
+                (&raw mut before).expose_provenance(),
+                8,
+                0,
+                0,
+            ],
+        );
+    }
+    // SAFETY: the stack, the frame, the calls and what they point at outlive the child's use of
+    // them, because CLONE_VFORK suspends this thread until the child has executed or ended.
+    let result = unsafe { clone3(&args, &raw mut frame) };
+    // SAFETY: as above; restores the mask just saved.
+    unsafe {
+        syscall(
+            libc::SYS_rt_sigprocmask as usize,
+            [libc::SIG_SETMASK as usize, (&raw const before).expose_provenance(), 0, 8, 0, 0],
+        );
+    }
+    if result < 0 {
+        return Err(-result as i32);
+    }
+    // SAFETY: the child wrote these fields through the pointer handed to it; volatile reads keep
+    // the compiler from assuming the values stored above.
+    let (failed, errno, denied) = unsafe {
+        (
+            (&raw const frame.failed).read_volatile(),
+            (&raw const frame.errno).read_volatile(),
+            (&raw const frame.denied).read_volatile(),
+        )
+    };
+    // SAFETY: clone3 stored the descriptor through the address in `args`.
+    let pidfd = unsafe { (&raw const pidfd).read_volatile() };
+    let failure = (failed != usize::MAX).then_some(Failure { index: failed, errno, denied });
+    Ok(Started { pid: result as i32, pidfd, failure })
+}
+
+/// `CLONE_CLEAR_SIGHAND` (Linux 5.5): handlers become default in the child.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// `CLONE_INTO_CGROUP` (Linux 5.7): the child is born in the given cgroup.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+#[repr(C, align(16))]
+struct Stack(MaybeUninit<[u8; STACK_BYTES]>);
+
+/// Makes one system call without going through the C library.
+///
+/// # Safety
+/// As for the call itself: every pointer among the arguments must be valid for it.
+unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the x86-64 system call convention: rcx and r11 are overwritten, the rest is kept.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// `clone3`, after which the child plays the frame's script on its own stack.
+///
+/// # Safety
+/// `args` must ask for `CLONE_VM | CLONE_VFORK` with a stack of its own; `frame` and all it points
+/// at must stay valid until this returns.
+unsafe fn clone3(args: &CloneArgs, frame: *mut Frame) -> isize {
+    let result: isize;
+    // SAFETY: in the parent this is an ordinary system call. In the child, rsp is the top of its
+    // own stack (16-byte aligned, so `call` enters `play` as the ABI wants), r12 and r13 are
+    // kept from the parent, and `play` never returns, so nothing of this function runs twice.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") std::ptr::from_ref(args),
+            in("rsi") size_of::<CloneArgs>(),
+            in("r12") frame,
+            in("r13") play as unsafe extern "C" fn(*mut Frame) -> !,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// The child: makes the frame's calls in order, the last of which executes the program.
+///
+/// # Safety
+/// `frame` must be valid, and so must every address in its calls.
+unsafe extern "C" fn play(frame: *mut Frame) -> ! {
+    // SAFETY: the parent sleeps, so nobody else uses the frame.
+    let frame = unsafe { &mut *frame };
+    // SAFETY: pointer and length come from one slice, which the parent keeps.
+    let calls = unsafe { std::slice::from_raw_parts(frame.calls, frame.count) };
+    for (index, call) in calls.iter().enumerate() {
+        let mut args = [0usize; 6];
+        for (slot, arg) in args.iter_mut().zip(&call.args) {
+            *slot = match *arg {
+                Arg::Value(value) => value,
+                Arg::Register(reg) => frame.registers.get(reg.index()).copied().unwrap_or(0),
+                Arg::AddressOf(reg) => frame
+                    .registers
+                    .get_mut(reg.index())
+                    .map_or(0, |slot| std::ptr::from_mut(slot).expose_provenance()),
+            };
+        }
+        // SAFETY: the script's addresses are kept by its arena, descriptors are plain numbers.
+        let result = unsafe { syscall(call.number, args) };
+        if result < 0 {
+            let errno = -result as i32;
+            if call.tolerated.contains(&errno) {
+                frame.denied |= errno == libc::EACCES;
+                // The last call is the last place to look for the program: nothing is left.
+                if index + 1 < frame.count {
+                    continue;
+                }
+            }
+            give_up(frame, index, errno);
+        }
+        if call.zero_or_fail && result > 0 {
+            give_up(frame, index, libc::EOWNERDEAD);
+        }
+        if let Some(slot) = call.result.and_then(|reg| frame.registers.get_mut(reg.index())) {
+            *slot = result as usize;
+        }
+    }
+    give_up(frame, frame.count, libc::ENOEXEC)
+}
+
+/// Tells the parent and ends the child.
+fn give_up(frame: &mut Frame, index: usize, errno: i32) -> ! {
+    frame.errno = errno;
+    frame.failed = index;
+    loop {
+        // SAFETY: ends this process; no destructor of the shared memory runs.
+        unsafe { syscall(libc::SYS_exit_group as usize, [1, 0, 0, 0, 0, 0]) };
+    }
+}

@@ -1,0 +1,22 @@
+//! Containers for real: as root, on whatever cgroup layout the machine has.
+//!
+//! One static binary, which also runs in a bare initramfs or tmpfs where nothing but `/proc`,
+//! `/sys`, `/dev` and `/tmp` is mounted. The boxes' root file systems are made of a static busybox:
+//! `TARE_TEST_BUSYBOX`, or `/bin/busybox`. Where root or busybox is missing, tests say so and are
+//! skipped, or fail if `CI=true`.
+
+#[path = "container/support.rs"]
+mod support;
+
+#[path = "container/cgroups.rs"]
+mod cgroups;
+#[path = "container/ending.rs"]
+mod ending;
+#[path = "container/errors.rs"]
+mod errors;
+#[path = "container/files.rs"]
+mod files;
+#[path = "container/isolation.rs"]
+mod isolation;
+#[path = "container/leftovers.rs"]
+mod leftovers;

@@ -1,0 +1,166 @@
+//! Putting Linux into guest RAM by its 64-bit boot protocol (Documentation/arch/x86/boot.rst).
+//!
+//! The kernel, the initramfs and the command line are outside input: every number in them is
+//! checked before it is used.
+
+mod cmdline;
+mod elf;
+mod initramfs;
+mod tables;
+mod zero_page;
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+pub(crate) use cmdline::compose;
+pub(crate) use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_ENTRIES, TSS_SELECTOR, descriptor};
+
+use crate::Config;
+use crate::layout::{CMDLINE, GDT, PAGE_TABLES, ZERO_PAGE};
+use crate::memory::GuestRam;
+
+/// The longest command line that x86-64 Linux takes (`COMMAND_LINE_SIZE` less the NUL).
+pub const CMDLINE_MAX_BYTES: usize = 2047;
+
+/// Why a guest could not be loaded.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// A file could not be opened or read.
+    #[error("cannot {action} the {what} {}: {error}; check the path and its permissions", path.display())]
+    File {
+        /// "open" or "read".
+        action: &'static str,
+        /// "kernel" or "initramfs".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+    /// Something other than a regular file was given.
+    #[error("the {what} {} is not a regular file: name the file itself", path.display())]
+    NotAFile {
+        /// "kernel" or "initramfs".
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel is not an ELF file.
+    #[error("the kernel {} is not an ELF file: give an uncompressed `vmlinux`, not a `vmlinuz` or bzImage (scripts/extract-vmlinux of the Linux tree unpacks one)", path.display())]
+    NotElf {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel is an ELF file of another kind.
+    #[error("the kernel {} is not a little-endian x86-64 ELF executable ({reason}): build it for x86-64", path.display())]
+    WrongElf {
+        /// The file.
+        path: PathBuf,
+        /// Which field was wrong.
+        reason: String,
+    },
+    /// The kernel's file ends before what its headers promise.
+    #[error("the kernel {} is truncated: {part} ends at byte {end}, the file has {size}; copy or build it again", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// What is cut.
+        part: String,
+        /// Where it should end.
+        end: u64,
+        /// The file's size in bytes.
+        size: u64,
+    },
+    /// The kernel's headers contradict themselves or this machine.
+    #[error("the kernel {} cannot be loaded: {reason}", path.display())]
+    BadElf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// A kernel segment does not fit into the guest's memory.
+    #[error("the kernel {} needs guest memory up to {end:#x}, but memory below the PCI hole ends at {limit:#x}: give the guest at least {needed_mib} MiB", path.display(), needed_mib = end.div_ceil(1 << 20))]
+    KernelTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Where the segment ends.
+        end: u64,
+        /// Where memory ends.
+        limit: u64,
+    },
+    /// The initramfs is empty.
+    #[error("the initramfs {} is empty: leave it out, or build it again", path.display())]
+    InitramfsEmpty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The initramfs does not fit beside the kernel.
+    #[error("the initramfs {} has {size} bytes, but the guest's memory has room for {room} beside the kernel: give the guest more memory or a smaller initramfs", path.display())]
+    InitramfsTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// How many bytes there are for it.
+        room: u64,
+    },
+    /// The command line is too long.
+    #[error(
+        "the kernel command line has {length} bytes with the {added} that announce devices, but Linux takes {CMDLINE_MAX_BYTES}: shorten it"
+    )]
+    CmdlineTooLong {
+        /// Length of all of it in bytes.
+        length: usize,
+        /// How many of them the VMM added.
+        added: usize,
+    },
+    /// The command line has a byte that no kernel command line can have.
+    #[error(
+        "the kernel command line has the byte {byte:#04x} at {position}: use printable ASCII only"
+    )]
+    CmdlineByte {
+        /// The byte.
+        byte: u8,
+        /// Its position, counted from 0.
+        position: usize,
+    },
+    /// Guest memory refused boot data: a defect, since all places were checked.
+    #[error("cannot write {what} into guest memory: {error}; this is a defect, please report it")]
+    Write {
+        /// What was to be written.
+        what: &'static str,
+        /// The answer.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// What the vCPU needs to know to start the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Guest-physical address of the first instruction.
+    pub(crate) address: u64,
+}
+
+/// Loads kernel, initramfs and boot data; `cmdline` is already composed.
+pub(crate) fn load(config: &Config, cmdline: &str, ram: &GuestRam) -> Result<Entry, BootError> {
+    let kernel = elf::load(&config.kernel, ram)?;
+    let initramfs = match &config.initramfs {
+        Some(path) => Some(initramfs::load(path, kernel.end, ram)?),
+        None => None,
+    };
+    let write = |what, address, bytes: &[u8]| {
+        ram.write(address, bytes).map_err(|error| BootError::Write { what, error })
+    };
+    write("the GDT", GDT, &tables::gdt())?;
+    write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
+    // The NUL after it is there: fresh guest memory is zero.
+    write("the command line", CMDLINE, cmdline.as_bytes())?;
+    write("the zero page", ZERO_PAGE, &zero_page::build(ram.bytes(), cmdline.len(), initramfs))?;
+    Ok(Entry { address: kernel.entry })
+}

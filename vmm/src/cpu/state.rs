@@ -1,0 +1,90 @@
+//! Registers at the guest's first instruction (Documentation/arch/x86/boot.rst, "64-bit boot
+//! protocol"): long mode with paging on, interrupts off, flat segments, RSI at the zero page.
+
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs};
+use kvm_ioctls::VcpuFd;
+
+use crate::KvmError;
+use crate::boot::{CODE_SELECTOR, DATA_SELECTOR, Entry, GDT_ENTRIES, TSS_SELECTOR, descriptor};
+use crate::layout::{BOOT_STACK, GDT, PAGE_TABLES, ZERO_PAGE};
+
+const CR0_PROTECTED: u64 = 1;
+const CR0_EXTENSION_TYPE: u64 = 1 << 4;
+const CR0_PAGING: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LONG_MODE: u64 = 1 << 8;
+const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
+/// Bit 1 of RFLAGS is always set; interrupts are off.
+const RFLAGS: u64 = 2;
+
+const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
+const MISC_ENABLE_FAST_STRINGS: u64 = 1;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Enabled, and write-back where no range says otherwise.
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// Registers of the local APIC (Intel SDM volume 3, 11.5.1) and delivery modes in them.
+const APIC_LVT_LINT0: usize = 0x350;
+const APIC_LVT_LINT1: usize = 0x360;
+const APIC_MODE: u32 = 0b111 << 8;
+const APIC_MODE_NMI: u32 = 0b100 << 8;
+const APIC_MODE_EXTINT: u32 = 0b111 << 8;
+const APIC_MASKED: u32 = 1 << 16;
+
+/// What firmware would have set. A host's KVM that knows neither register refuses them one by
+/// one; the guest then finds the processor's reset value, with which Linux boots too.
+pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entries = [
+        msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK),
+        msr(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS),
+    ];
+    // Two entries always fit.
+    let Ok(msrs) = Msrs::from_entries(&entries) else { return Ok(()) };
+    vcpu.set_msrs(&msrs).map_err(KvmError::request("KVM_SET_MSRS"))?;
+    Ok(())
+}
+
+/// "Virtual wire" mode: the 8259's interrupts come in by LINT0, NMIs by LINT1.
+pub(super) fn set_local_apic(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    let mut apic = vcpu.get_lapic().map_err(KvmError::request("KVM_GET_LAPIC"))?;
+    for (register, mode) in [(APIC_LVT_LINT0, APIC_MODE_EXTINT), (APIC_LVT_LINT1, APIC_MODE_NMI)] {
+        let Some(bytes) = apic.regs.get_mut(register..register + 4) else { continue };
+        let mut value = 0;
+        for (index, byte) in bytes.iter().enumerate() {
+            value |= u32::from(*byte as u8) << (8 * index);
+        }
+        value = value & !(APIC_MODE | APIC_MASKED) | mode;
+        for (byte, new) in bytes.iter_mut().zip(value.to_le_bytes()) {
+            *byte = new as _;
+        }
+    }
+    vcpu.set_lapic(&apic).map_err(KvmError::request("KVM_SET_LAPIC"))
+}
+
+/// General and system registers.
+pub(super) fn set_registers(vcpu: &VcpuFd, entry: Entry) -> Result<(), KvmError> {
+    let mut system = vcpu.get_sregs().map_err(KvmError::request("KVM_GET_SREGS"))?;
+    system.gdt.base = GDT;
+    system.gdt.limit = (GDT_ENTRIES * 8 - 1) as u16;
+    system.idt.base = 0;
+    system.idt.limit = 0;
+    system.cs = descriptor(CODE_SELECTOR);
+    let data = descriptor(DATA_SELECTOR);
+    [system.ds, system.es, system.fs, system.gs, system.ss] = [data; 5];
+    system.tr = descriptor(TSS_SELECTOR);
+    system.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE | CR0_PAGING;
+    system.cr3 = PAGE_TABLES;
+    system.cr4 = CR4_PAE;
+    system.efer = EFER_LONG_MODE | EFER_LONG_MODE_ACTIVE;
+    vcpu.set_sregs(&system).map_err(KvmError::request("KVM_SET_SREGS"))?;
+    let general = kvm_regs {
+        rip: entry.address,
+        rsi: ZERO_PAGE,
+        rsp: BOOT_STACK,
+        rbp: BOOT_STACK,
+        rflags: RFLAGS,
+        ..Default::default()
+    };
+    vcpu.set_regs(&general).map_err(KvmError::request("KVM_SET_REGS"))
+}

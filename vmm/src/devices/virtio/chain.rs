@@ -1,0 +1,228 @@
+//! A descriptor chain as lists of buffers in this process, checked against every rule of
+//! section 2.7.
+
+use std::ptr;
+
+use virtio_queue::DescriptorChain;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+
+use super::Broken;
+
+/// The buffers of one chain: first those that the device reads, then those that it writes.
+///
+/// Kept from request to request, so that serving one allocates nothing.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    list: Vec<libc::iovec>,
+    readable: usize,
+    limit: usize,
+}
+
+// SAFETY: the addresses belong to no thread. They are used only between `fill` and the end of the
+// same request, while the guest memory they point into is borrowed by the caller.
+unsafe impl Send for Buffers {}
+
+impl Buffers {
+    /// For chains of at most `limit` descriptors.
+    pub(super) fn new(limit: u16) -> Buffers {
+        let limit = usize::from(limit);
+        Buffers { list: Vec::with_capacity(limit), readable: 0, limit }
+    }
+
+    /// Takes the buffers of `chain`. Empty ones are left out.
+    ///
+    /// An indirect table is followed although the feature is not offered: the driver breaks a rule
+    /// that protects it, not us.
+    pub(super) fn fill(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        chain: DescriptorChain<&GuestMemoryMmap>,
+    ) -> Result<(), Broken> {
+        self.list.clear();
+        self.readable = 0;
+        let mut count = 0;
+        let mut last: Option<Descriptor> = None;
+        for descriptor in chain {
+            count += 1;
+            if count > self.limit {
+                return Err(Broken::Endless);
+            }
+            last = Some(descriptor);
+            let length = descriptor.len() as usize;
+            if !descriptor.is_write_only() && self.readable != self.list.len() {
+                return Err(Broken::Order);
+            }
+            if length == 0 {
+                continue;
+            }
+            // A buffer may not cross the PCI hole: what is one range for the guest is two.
+            let slice = memory.get_slice(descriptor.addr(), length).map_err(|_| Broken::Buffer)?;
+            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+            self.list.push(libc::iovec { iov_base, iov_len: length });
+            if !descriptor.is_write_only() {
+                self.readable += 1;
+            }
+        }
+        match last {
+            // The iterator just ends at a broken link, so its last word tells.
+            Some(descriptor) if descriptor.has_next() && count == self.limit => {
+                Err(Broken::Endless)
+            }
+            Some(descriptor) if descriptor.has_next() => Err(Broken::Cut),
+            Some(_) => Ok(()),
+            None => Err(Broken::Cut),
+        }
+    }
+
+    /// Copies the first `N` readable bytes out, wherever the driver has put them (section 2.7.4:
+    /// framing is the driver's choice).
+    pub(super) fn take_front<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
+        let mut bytes = [0; N];
+        if total(self.readable()) < N as u64 {
+            return Err(Broken::Frame);
+        }
+        gather(self.readable(), 0, &mut bytes);
+        advance(&mut self.list[..self.readable], N);
+        Ok(bytes)
+    }
+
+    /// Takes the last writable byte away, for the request's status.
+    pub(super) fn take_last(&mut self) -> Result<Status, Broken> {
+        let last = self.list[self.readable..].last_mut().ok_or(Broken::Frame)?;
+        // No buffer is empty.
+        last.iov_len -= 1;
+        // SAFETY: the buffer has `iov_len + 1` bytes, so this is its last one.
+        Ok(Status(unsafe { last.iov_base.cast::<u8>().add(last.iov_len) }))
+    }
+
+    /// The buffers that the device reads.
+    pub(super) fn readable(&self) -> &[libc::iovec] {
+        &self.list[..self.readable]
+    }
+
+    /// The buffers that the device writes.
+    pub(super) fn writable(&self) -> &[libc::iovec] {
+        &self.list[self.readable..]
+    }
+
+    /// As `readable`, for a transfer that consumes them.
+    pub(super) fn readable_mut(&mut self) -> &mut [libc::iovec] {
+        &mut self.list[..self.readable]
+    }
+
+    /// As `writable`, for a transfer that consumes them.
+    pub(super) fn writable_mut(&mut self) -> &mut [libc::iovec] {
+        &mut self.list[self.readable..]
+    }
+}
+
+/// The guest's byte that takes a request's status.
+pub(super) struct Status(*mut u8);
+
+impl Status {
+    /// Tells the guest.
+    pub(super) fn set(self, status: u8) {
+        // SAFETY: the address came from `take_last` within this request, whose guest memory is
+        // still borrowed and mapped; the guest stands still, and a byte has no alignment.
+        unsafe { self.0.write_volatile(status) }
+    }
+}
+
+/// Bytes in all of `buffers`.
+pub(super) fn total(buffers: &[libc::iovec]) -> u64 {
+    buffers.iter().map(|buffer| buffer.iov_len as u64).sum()
+}
+
+/// Drops the first `count` bytes; the buffers they were in are left empty.
+pub(super) fn advance(buffers: &mut [libc::iovec], mut count: usize) {
+    for buffer in buffers {
+        let part = count.min(buffer.iov_len);
+        // SAFETY: `part` bytes are within the buffer.
+        buffer.iov_base = unsafe { buffer.iov_base.cast::<u8>().add(part) }.cast();
+        buffer.iov_len -= part;
+        count -= part;
+        if count == 0 {
+            break;
+        }
+    }
+}
+
+/// Copies bytes of guest memory, from `skip` on, until `bytes` is full; false if there are too few.
+pub(super) fn gather(buffers: &[libc::iovec], skip: usize, bytes: &mut [u8]) -> bool {
+    each(buffers, skip, bytes.len(), |guest, at, length| {
+        // SAFETY: `each` hands out ranges within a buffer of guest memory, which is mapped, and
+        // within `bytes`; host memory and guest memory never overlap.
+        unsafe { ptr::copy_nonoverlapping(guest, bytes.as_mut_ptr().add(at), length) }
+    })
+}
+
+/// Copies `bytes` to guest memory, from `skip` on; false if there is too little room.
+pub(super) fn scatter(buffers: &[libc::iovec], skip: usize, bytes: &[u8]) -> bool {
+    each(buffers, skip, bytes.len(), |guest, at, length| {
+        // SAFETY: as in `gather`, in the other direction.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr().add(at), guest, length) }
+    })
+}
+
+/// Cuts `length` bytes of `buffers`, from `skip` on, into contiguous parts.
+fn each(
+    buffers: &[libc::iovec],
+    mut skip: usize,
+    length: usize,
+    mut copy: impl FnMut(*mut u8, usize, usize),
+) -> bool {
+    let mut done = 0;
+    for buffer in buffers {
+        if done == length {
+            break;
+        }
+        if skip >= buffer.iov_len {
+            skip -= buffer.iov_len;
+            continue;
+        }
+        let part = (buffer.iov_len - skip).min(length - done);
+        // SAFETY: `skip` is less than the buffer's length.
+        copy(unsafe { buffer.iov_base.cast::<u8>().add(skip) }, done, part);
+        skip = 0;
+        done += part;
+    }
+    done == length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffers(parts: &mut [Vec<u8>]) -> Vec<libc::iovec> {
+        parts
+            .iter_mut()
+            .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() })
+            .collect()
+    }
+
+    #[test]
+    fn test_gather_and_scatter_across_buffers() {
+        let mut parts = vec![vec![1, 2, 3], vec![], vec![4], vec![5, 6, 7, 8]];
+        let list = buffers(&mut parts);
+        let mut bytes = [0; 5];
+        assert!(gather(&list, 2, &mut bytes));
+        assert_eq!(bytes, [3, 4, 5, 6, 7]);
+        assert!(!gather(&list, 4, &mut bytes));
+        assert!(scatter(&list, 3, &[9, 9]));
+        assert!(!scatter(&list, 7, &[9, 9]));
+        assert_eq!(parts[2], [9]);
+        assert_eq!(parts[3], [9, 6, 7, 9]);
+    }
+
+    #[test]
+    fn test_advance_leaves_the_rest() {
+        let mut parts = vec![vec![1, 2, 3], vec![4, 5]];
+        let mut list = buffers(&mut parts);
+        advance(&mut list, 4);
+        assert_eq!(total(&list), 1);
+        let mut byte = [0];
+        assert!(gather(&list, 0, &mut byte));
+        assert_eq!(byte, [5]);
+    }
+}

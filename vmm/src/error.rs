@@ -1,0 +1,26 @@
+//! Everything that can keep a microVM from being made or run.
+
+use thiserror::Error;
+
+use crate::{BlockError, BootError, KvmError, MemoryError, VcpuError};
+
+/// An error of the VMM. Each message says what failed, on what, and what to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// KVM cannot be used, or refused a request.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Guest memory could not be made.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel, initramfs or command line cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A block device cannot be made.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// The guest stopped in a way that no guest should.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+}

@@ -1,0 +1,78 @@
+//! Accounting of vCPU exits.
+
+/// How the guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The guest pulsed the reset line of the keyboard controller (0xFE to port 0x64), the way in
+    /// which Linux reboots a PC.
+    Reset,
+    /// A triple fault, Linux's last resort to reboot.
+    TripleFault,
+    /// The vCPU halted and nothing can wake it. Only a VM without interrupt controllers ends so.
+    Halted,
+    /// The embedder called [`Stopper::stop`](crate::Stopper::stop).
+    Stopped,
+}
+
+/// What [`Vmm::run`](crate::Vmm::run) reports once the guest has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// How often the vCPU left the guest for the VMM, by reason. Exits that the host's kernel
+    /// handles by itself are not seen here.
+    pub exits: ExitCounts,
+}
+
+/// Number of vCPU exits by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Writes to COM1's data register.
+    pub serial: u64,
+    /// Other port reads.
+    pub port_in: u64,
+    /// Other port writes.
+    pub port_out: u64,
+    /// Reads of device registers in memory.
+    pub mmio_read: u64,
+    /// Writes of device registers in memory.
+    pub mmio_write: u64,
+    /// `KVM_RUN` returned for a signal.
+    pub interrupted: u64,
+    /// Anything else: the exit that ended the guest, if it was none of the above.
+    pub other: u64,
+}
+
+impl ExitCounts {
+    /// Each reason's name with its count, in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("serial", self.serial),
+            ("port_in", self.port_in),
+            ("port_out", self.port_out),
+            ("mmio_read", self.mmio_read),
+            ("mmio_write", self.mmio_write),
+            ("interrupted", self.interrupted),
+            ("other", self.other),
+        ]
+        .into_iter()
+    }
+
+    /// All exits together.
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, count)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ExitCounts;
+
+    #[test]
+    fn test_exit_counts_total_is_sum_of_named_counts() {
+        let counts =
+            ExitCounts { serial: 1, port_in: 2, port_out: 3, other: 4, ..Default::default() };
+        assert_eq!(counts.total(), 10);
+        assert!(counts.iter().any(|named| named == ("port_out", 3)));
+    }
+}

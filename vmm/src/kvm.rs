@@ -1,0 +1,146 @@
+//! Opening /dev/kvm and asking it for what a microVM needs.
+
+use std::io;
+
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use thiserror::Error;
+
+/// Where the kernel offers KVM.
+#[cfg(test)]
+const PATH: &str = "/dev/kvm";
+/// The one stable version of the interface since Linux 2.6.22 (Documentation/virt/kvm/api.rst).
+const API_VERSION: i32 = 12;
+/// What a microVM cannot do without, and its name in the documentation.
+const NEEDED: [(Cap, &str); 7] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+];
+
+/// Why KVM cannot be used, or a request it refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KvmError {
+    /// There is no /dev/kvm.
+    #[error(
+        "/dev/kvm does not exist: load the module kvm_intel or kvm_amd; if the CPU shows neither \
+         VMX nor SVM, enable virtualization in the firmware, or nesting on the outer hypervisor"
+    )]
+    Missing,
+    /// It may not be opened.
+    #[error(
+        "/dev/kvm may not be opened (permission denied): run as root, or join its group (`usermod -aG kvm $USER`) and log in again"
+    )]
+    Denied,
+    /// It could not be opened for another reason.
+    #[error("/dev/kvm could not be opened: {0}; see the kernel's log (`dmesg | grep kvm`)")]
+    Open(#[source] io::Error),
+    /// The kernel speaks another version of the interface.
+    #[error(
+        "/dev/kvm has API version {found}, but 12 is needed: run Linux 2.6.22 or later and its own KVM module"
+    )]
+    Version {
+        /// What `KVM_GET_API_VERSION` said.
+        found: i32,
+    },
+    /// The kernel's KVM lacks a capability.
+    #[error(
+        "KVM on this host lacks {capability}: run Linux 4.13 or later on an x86-64 host with its in-kernel interrupt controllers enabled"
+    )]
+    Capability {
+        /// The capability's name in the kernel's documentation.
+        capability: &'static str,
+    },
+    /// A request failed.
+    #[error(
+        "KVM refused {request}: {error}; see the kernel's log (`dmesg | grep kvm`) and the limits on memory and descriptors (`ulimit -a`)"
+    )]
+    Request {
+        /// The request's name in the kernel's documentation.
+        request: &'static str,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl KvmError {
+    /// For `map_err` of an ioctl.
+    pub(crate) fn request(request: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
+        move |error| KvmError::Request { request, error: error.into() }
+    }
+}
+
+/// Opens /dev/kvm and checks its version and capabilities.
+pub(crate) fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(|error| match error.errno() {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing,
+        libc::EACCES | libc::EPERM => KvmError::Denied,
+        _ => KvmError::Open(error.into()),
+    })?;
+    check_version(kvm.get_api_version())?;
+    for (capability, name) in NEEDED {
+        if !kvm.check_extension(capability) {
+            return Err(KvmError::Capability { capability: name });
+        }
+    }
+    Ok(kvm)
+}
+
+/// Creates a VM. `EINTR` is answered by trying again: a signal may arrive while the kernel waits
+/// for a lock, and says nothing about KVM.
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            other => return other.map_err(KvmError::request("KVM_CREATE_VM")),
+        }
+    }
+}
+
+fn check_version(found: i32) -> Result<(), KvmError> {
+    if found == API_VERSION { Ok(()) } else { Err(KvmError::Version { found }) }
+}
+
+/// Whether a test may use /dev/kvm. Without it the test says so and passes, except where a
+/// complete machine is promised (`CI=true`).
+#[cfg(test)]
+pub(crate) fn available(test: &str) -> bool {
+    let there = std::fs::File::options().read(true).write(true).open(PATH).is_ok();
+    if !there {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test}: no {PATH}");
+        eprintln!("SKIPPED {test}: no {PATH}");
+    }
+    there
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_check_version_other_than_12_returns_version_error() {
+        assert!(check_version(12).is_ok());
+        let message = check_version(11).unwrap_err().to_string();
+        assert!(message.contains("11") && message.contains("12"), "{message}");
+    }
+
+    #[test]
+    fn test_open_on_this_host_succeeds() {
+        if available("test_open_on_this_host_succeeds") {
+            assert!(open().is_ok());
+        }
+    }
+
+    #[test]
+    fn test_every_message_names_a_remedy() {
+        for error in [KvmError::Missing, KvmError::Denied] {
+            let text = error.to_string();
+            assert!(text.contains(PATH) && text.contains(": "), "{text}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A minimal KVM microVM as a library.
+//!
+//! One vCPU, RAM, a serial port, a reset line and virtio block devices: what it takes to boot
+//! Linux into its init and let that do real work, and nothing that costs a guest time. There is no
+//! firmware, ACPI, PCI or emulated chip set; interrupt controllers and timer are the kernel's.
+//!
+//! # Rules
+//!
+//! - **The calling thread is the vCPU.** The VMM starts no thread. Devices are served by the vCPU's
+//!   thread, at the exit that asks for it.
+//! - **Nothing polls, sleeps or logs.** An idle guest sleeps in `KVM_RUN`. What happens is told to
+//!   an [`Observer`], stamped by `CLOCK_MONOTONIC`.
+//! - **Nothing outside is trusted**: neither kernel image, initramfs and command line nor guest
+//!   memory, device registers and virtqueues. A bad file is an error with its remedy; a bad guest
+//!   harms itself.
+//! - **[`Vmm::new`] and [`Vmm::run`] are made to be timed.** They may run in a fresh child process,
+//!   which the caller forks and never execs: few system calls, no work that the guest does not
+//!   need.
+//! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use tare_vmm::{Config, Edge, Observer, Vmm};
+//!
+//! struct Console;
+//!
+//! impl Observer for Console {
+//!     fn edge(&mut self, edge: Edge, at_ns: u64) {
+//!         eprintln!("{at_ns} {edge:?}");
+//!     }
+//!     fn serial(&mut self, _at_ns: u64, bytes: &[u8]) {
+//!         eprint!("{}", String::from_utf8_lossy(bytes));
+//!     }
+//! }
+//!
+//! let config = Config {
+//!     kernel: "vmlinux".into(),
+//!     initramfs: Some("initramfs.cpio".into()),
+//!     cmdline: "console=ttyS0 noapic panic=-1".to_owned(),
+//!     ..Config::default()
+//! };
+//! let outcome = Vmm::new(&config, Box::new(Console))?.run()?;
+//! println!("{:?} after {} exits", outcome.end, outcome.exits.total());
+//! # Ok::<(), tare_vmm::Error>(())
+//! ```
+
+mod boot;
+mod clock;
+mod config;
+mod cpu;
+mod devices;
+mod error;
+mod exits;
+pub mod floor;
+mod kvm;
+mod layout;
+mod memory;
+mod observer;
+mod stopper;
+mod vcpu;
+mod vmm;
+
+pub use boot::{BootError, CMDLINE_MAX_BYTES};
+pub use config::{BlockConfig, Config};
+pub use devices::BlockError;
+pub use error::Error;
+pub use exits::{End, ExitCounts, Outcome};
+pub use kvm::KvmError;
+pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError};
+pub use observer::{Edge, Observer};
+pub use stopper::Stopper;
+pub use vcpu::VcpuError;
+pub use vmm::Vmm;

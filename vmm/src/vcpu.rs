@@ -1,0 +1,188 @@
+//! The loop between the guest and its devices.
+
+use std::io;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use thiserror::Error;
+
+use crate::clock::now_ns;
+use crate::devices::{Devices, PortWrite};
+use crate::exits::{End, ExitCounts, Outcome};
+use crate::memory::GuestRam;
+use crate::observer::{Edge, Observer};
+use crate::stopper::Stopper;
+use crate::{Error, KvmError};
+
+/// The guest stopped in a way that no guest should.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VcpuError {
+    /// The processor would not enter the guest.
+    #[error(
+        "the processor refused to enter the guest at rip {rip:#x} (hardware reason {reason:#x}): the kernel or its boot state is invalid for this host; see `dmesg | grep kvm`"
+    )]
+    FailEntry {
+        /// `hardware_entry_failure_reason`.
+        reason: u64,
+        /// The instruction pointer.
+        rip: u64,
+    },
+    /// KVM could not go on.
+    #[error(
+        "KVM gave up on the guest at rip {rip:#x} (internal error, suberror {suberror}, data {data:x?}): the guest ran an instruction that this host's KVM cannot emulate, or KVM has a defect; see `dmesg | grep kvm`"
+    )]
+    Internal {
+        /// `KVM_INTERNAL_ERROR_*`.
+        suberror: u32,
+        /// What KVM added.
+        data: Vec<u64>,
+        /// The instruction pointer.
+        rip: u64,
+    },
+    /// `KVM_RUN` failed.
+    #[error(
+        "KVM_RUN failed at rip {rip:#x}: {error}; see `dmesg | grep kvm`, and whether the host has run out of memory"
+    )]
+    Run {
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+        /// The instruction pointer.
+        rip: u64,
+    },
+    /// An exit that a guest of this machine cannot cause.
+    #[error(
+        "the guest left by an exit that this machine does not know ({exit}) at rip {rip:#x}: report it with the kernel that caused it"
+    )]
+    Unexpected {
+        /// The exit.
+        exit: String,
+        /// The instruction pointer.
+        rip: u64,
+    },
+    /// The vCPU's thread cannot be made to listen to a stopper.
+    #[error("cannot listen to the signal that stops the guest: {0}; leave SIGRTMIN to the VMM")]
+    Signal(#[source] io::Error),
+}
+
+/// All that running needs.
+pub(crate) struct Machine<'a> {
+    pub(crate) vm: &'a VmFd,
+    pub(crate) ram: &'a GuestRam,
+    pub(crate) devices: &'a mut Devices,
+    pub(crate) observer: &'a mut dyn Observer,
+    pub(crate) stopper: &'a Stopper,
+}
+
+/// What one exit means for the loop.
+enum Next {
+    Enter,
+    End(End),
+    /// Decoded with the exit's data still borrowed; the registers are read after that.
+    Wrong(Wrong),
+}
+
+enum Wrong {
+    FailEntry(u64),
+    Internal,
+    Run(io::Error),
+    Unexpected(String),
+}
+
+/// Runs the guest to its end on the calling thread.
+pub(crate) fn run(vcpu: &mut VcpuFd, machine: &mut Machine<'_>) -> Result<Outcome, Error> {
+    let mut exits = ExitCounts::default();
+    // From here on a stop cannot be missed.
+    let running = machine.stopper.enter(vcpu).map_err(VcpuError::Signal)?;
+    machine.observer.edge(Edge::Enter, now_ns());
+    let mut next = step(vcpu, machine, &mut exits, true);
+    let end = loop {
+        match next? {
+            Next::Enter => next = step(vcpu, machine, &mut exits, false),
+            Next::End(end) => break end,
+            Next::Wrong(wrong) => return Err(explain(vcpu, wrong).into()),
+        }
+    };
+    machine.observer.edge(Edge::End, now_ns());
+    drop(running);
+    Ok(Outcome { end, exits })
+}
+
+/// Enters the guest once and handles the exit.
+fn step(
+    vcpu: &mut VcpuFd,
+    machine: &mut Machine<'_>,
+    exits: &mut ExitCounts,
+    first: bool,
+) -> Result<Next, KvmError> {
+    let exit = vcpu.run();
+    if first {
+        machine.observer.edge(Edge::FirstExit, now_ns());
+    }
+    let Machine { vm, ram, devices, observer, stopper } = machine;
+    match exit {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            if devices.is_output(port) {
+                let at_ns = now_ns();
+                exits.serial += 1;
+                observer.serial(at_ns, data);
+            } else {
+                exits.port_out += 1;
+            }
+            Ok(match devices.port_write(vm, port, data)? {
+                PortWrite::Reset => Next::End(End::Reset),
+                PortWrite::Done => Next::Enter,
+            })
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            exits.port_in += 1;
+            devices.port_read(vm, port, data)?;
+            Ok(Next::Enter)
+        }
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            exits.mmio_write += 1;
+            devices.mmio_write(vm, ram, address, data)?;
+            Ok(Next::Enter)
+        }
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            exits.mmio_read += 1;
+            devices.mmio_read(address, data);
+            Ok(Next::Enter)
+        }
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+            exits.interrupted += 1;
+            Ok(if stopper.is_asked() { Next::End(End::Stopped) } else { Next::Enter })
+        }
+        other => {
+            exits.other += 1;
+            Ok(match other {
+                Ok(VcpuExit::Shutdown) => Next::End(End::TripleFault),
+                Ok(VcpuExit::Hlt) => Next::End(End::Halted),
+                Ok(VcpuExit::FailEntry(reason, _)) => Next::Wrong(Wrong::FailEntry(reason)),
+                Ok(VcpuExit::InternalError) => Next::Wrong(Wrong::Internal),
+                Ok(exit) => Next::Wrong(Wrong::Unexpected(format!("{exit:?}"))),
+                Err(error) => Next::Wrong(Wrong::Run(error.into())),
+            })
+        }
+    }
+}
+
+/// Adds where the guest was. Registers that cannot be read any more are given as 0.
+fn explain(vcpu: &mut VcpuFd, wrong: Wrong) -> VcpuError {
+    let rip = vcpu.get_regs().map_or(0, |registers| registers.rip);
+    match wrong {
+        Wrong::FailEntry(reason) => VcpuError::FailEntry { reason, rip },
+        Wrong::Internal => internal(vcpu.get_kvm_run(), rip),
+        Wrong::Run(error) => VcpuError::Run { error, rip },
+        Wrong::Unexpected(exit) => VcpuError::Unexpected { exit, rip },
+    }
+}
+
+fn internal(run: &kvm_run, rip: u64) -> VcpuError {
+    // SAFETY: the exit was KVM_EXIT_INTERNAL_ERROR, for which the kernel fills this member; all of
+    // its bytes are plain numbers anyway.
+    let details = unsafe { run.__bindgen_anon_1.internal };
+    let count = (details.ndata as usize).min(details.data.len());
+    VcpuError::Internal { suberror: details.suberror, data: details.data[..count].to_vec(), rip }
+}

@@ -1,0 +1,180 @@
+//! Bare guests on this machine's /dev/kvm: each exit that ends or feeds the VMM, by a few
+//! hand-assembled instructions.
+
+mod guest;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest::{has_kvm, run, vmm};
+use tare_vmm::{Edge, End};
+
+/// mov al, 0xfe; out 0x64, al
+const RESET: [u8; 4] = [0xb0, 0xfe, 0xe6, 0x64];
+
+fn code(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn test_run_reset_command_ends_with_reset_and_all_edges() {
+    if !has_kvm("test_run_reset_command_ends_with_reset_and_all_edges") {
+        return;
+    }
+    let (outcome, seen) = run(&RESET);
+    let outcome = outcome.unwrap();
+    assert_eq!(outcome.end, End::Reset);
+    assert_eq!(outcome.exits.port_out, 1);
+    assert_eq!(outcome.exits.total(), 1);
+    let edges: Vec<_> = seen.edges.iter().map(|(edge, _)| *edge).collect();
+    assert_eq!(edges, [Edge::Created, Edge::Loaded, Edge::Enter, Edge::FirstExit, Edge::End]);
+    assert!(seen.edges.is_sorted_by_key(|(_, at_ns)| *at_ns));
+}
+
+#[test]
+fn test_run_serial_bytes_reach_observer_in_order_with_stamps() {
+    if !has_kvm("test_run_serial_bytes_reach_observer_in_order_with_stamps") {
+        return;
+    }
+    // mov dx, 0x3f8; mov al, 0xf8; out dx, al; mov al, 'h'; out dx, al
+    let say = [0x66, 0xba, 0xf8, 0x03, 0xb0, 0xf8, 0xee, 0xb0, b'h', 0xee];
+    let (outcome, seen) = run(&code(&[&say, &RESET]));
+    assert_eq!(outcome.unwrap().exits.serial, 2);
+    assert_eq!(seen.output(), [0xf8, b'h']);
+    let (enter, end) = (seen.edges[2].1, seen.edges[4].1);
+    assert!(seen.serial.iter().all(|(at_ns, _)| (enter..=end).contains(at_ns)));
+    assert!(seen.serial.is_sorted_by_key(|(at_ns, _)| *at_ns));
+}
+
+#[test]
+fn test_run_divisor_latch_writes_are_not_output() {
+    if !has_kvm("test_run_divisor_latch_writes_are_not_output") {
+        return;
+    }
+    let set_lcr = |value| [0x66, 0xba, 0xfb, 0x03, 0xb0, value, 0xee];
+    let say = |value| [0x66, 0xba, 0xf8, 0x03, 0xb0, value, 0xee];
+    let parts: [&[u8]; 5] = [&set_lcr(0x83), &say(1), &set_lcr(3), &say(b'x'), &RESET];
+    let (outcome, seen) = run(&code(&parts));
+    assert_eq!(seen.output(), b"x");
+    assert_eq!(outcome.unwrap().exits.serial, 1);
+}
+
+#[test]
+fn test_run_string_output_arrives_whole_and_in_order() {
+    if !has_kvm("test_run_string_output_arrives_whole_and_in_order") {
+        return;
+    }
+    // mov dx, 0x3f8; mov esi, CODE + 0x20; mov ecx, 700; rep outsb
+    let head = [
+        0x66, 0xba, 0xf8, 0x03, 0xbe, 0x20, 0x00, 0x10, 0x00, 0xb9, 0xbc, 0x02, 0x00, 0x00, 0xf3,
+        0x6e,
+    ];
+    let mut program = code(&[&head, &RESET]);
+    program.resize(0x20, 0x90);
+    let text: Vec<u8> = (0..700).map(|index| index as u8).collect();
+    program.extend(&text);
+    let (outcome, seen) = run(&program);
+    let outcome = outcome.unwrap();
+    assert_eq!(seen.output(), text);
+    // How many bytes an exit carries is KVM's choice: one, or as many as fit a page.
+    assert!((1..=700).contains(&outcome.exits.serial));
+    eprintln!("700 bytes by `rep outsb` took {} exits", outcome.exits.serial);
+}
+
+#[test]
+fn test_run_wide_output_arrives_whole() {
+    if !has_kvm("test_run_wide_output_arrives_whole") {
+        return;
+    }
+    // mov dx, 0x3f8; mov eax, 'abcd'; out dx, eax
+    let say = [0x66, 0xba, 0xf8, 0x03, 0xb8, b'a', b'b', b'c', b'd', 0xef];
+    let (outcome, seen) = run(&code(&[&say, &RESET]));
+    assert_eq!(outcome.unwrap().exits.serial, 1);
+    assert_eq!(seen.output(), b"abcd");
+}
+
+#[test]
+fn test_run_triple_fault_ends_with_triple_fault() {
+    if !has_kvm("test_run_triple_fault_ends_with_triple_fault") {
+        return;
+    }
+    // ud2, without an IDT
+    let (outcome, _) = run(&[0x0f, 0x0b]);
+    assert_eq!(outcome.unwrap().end, End::TripleFault);
+}
+
+#[test]
+fn test_run_unknown_ports_and_memory_read_all_ones() {
+    if !has_kvm("test_run_unknown_ports_and_memory_read_all_ones") {
+        return;
+    }
+    let program = code(&[
+        // mov dx, 0x3f8
+        &[0x66, 0xba, 0xf8, 0x03],
+        // in al, 0x99; out dx, al; out 0x99, al
+        &[0xe4, 0x99, 0xee, 0xe6, 0x99],
+        // mov ebx, 0x03fff000 (no RAM in 16 MiB); mov eax, [rbx]; out dx, eax; mov [rbx], eax
+        &[0xbb, 0x00, 0xf0, 0xff, 0x03, 0x8b, 0x03, 0xef, 0x89, 0x03],
+        // in al, 0x64; out dx, al: the keyboard controller's status
+        &[0xe4, 0x64, 0xee],
+        &RESET,
+    ]);
+    let (outcome, seen) = run(&program);
+    let exits = outcome.unwrap().exits;
+    assert_eq!(seen.output(), [0xff, 0xff, 0xff, 0xff, 0xff, 0x01]);
+    assert_eq!((exits.mmio_read, exits.mmio_write, exits.port_in), (1, 1, 2));
+}
+
+#[test]
+fn test_stop_ends_a_spinning_guest() {
+    if !has_kvm("test_stop_ends_a_spinning_guest") {
+        return;
+    }
+    stop_after(&[0xeb, 0xfe], Duration::from_millis(50));
+}
+
+#[test]
+fn test_stop_ends_a_halted_guest() {
+    if !has_kvm("test_stop_ends_a_halted_guest") {
+        return;
+    }
+    // hlt with interrupts off: nothing in the guest can wake it.
+    stop_after(&[0xf4, 0xeb, 0xfd], Duration::from_millis(50));
+}
+
+#[test]
+fn test_stop_at_any_moment_is_never_lost() {
+    if !has_kvm("test_stop_at_any_moment_is_never_lost") {
+        return;
+    }
+    for delay_us in (0..200).step_by(10) {
+        // A guest that leaves all the time: in al, 0x99; jmp
+        stop_after(&[0xe4, 0x99, 0xeb, 0xfc], Duration::from_micros(delay_us));
+    }
+}
+
+fn stop_after(code: &[u8], delay: Duration) {
+    let (vmm, recorder) = vmm(code, |_| {});
+    let vmm = vmm.unwrap();
+    let stopper = vmm.stopper();
+    let guest = thread::spawn(move || vmm.run());
+    thread::sleep(delay);
+    let asked = Instant::now();
+    stopper.stop();
+    let outcome = guest.join().unwrap().unwrap();
+    assert_eq!(outcome.end, End::Stopped);
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert_eq!(recorder.seen().edges.last().map(|(edge, _)| *edge), Some(Edge::End));
+    stopper.stop();
+}
+
+#[test]
+fn test_stop_before_run_returns_stopped() {
+    if !has_kvm("test_stop_before_run_returns_stopped") {
+        return;
+    }
+    let (vmm, _) = vmm(&[0xeb, 0xfe], |_| {});
+    let vmm = vmm.unwrap();
+    vmm.stopper().stop();
+    assert_eq!(vmm.run().unwrap().end, End::Stopped);
+}
