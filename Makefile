@@ -29,7 +29,8 @@ compare: kernel
 	$(TARE) compare $(ARGS)
 
 # The guest kernel is built first: tests use it and do not build one.
-test: kernel
+test: provision
+	$(CARGO) run --locked --quiet --package tare -- kernel build
 	$(CARGO) test --locked --workspace
 
 lint: provision

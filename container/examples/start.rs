@@ -112,6 +112,8 @@ fn variants(root: &Path, busybox: &Path) -> Result<Vec<Variant>, Box<dyn std::er
         Ok(())
     };
     add("process", Spec::process(Program::File(File::open(busybox)?.into())).args(["true"]))?;
+    let program = Program::File(File::open(busybox)?.into());
+    add("process, same session", Spec { session: false, ..Spec::process(program).args(["true"]) })?;
     add("bare: read-only root, all namespaces", bare())?;
     add("bare, bind root", Spec { rootfs: Rootfs::Bind(root.to_owned()), ..bare() })?;
     add("bare, overlay root", Spec { rootfs: overlay(), ..bare() })?;
@@ -135,6 +137,7 @@ fn variants(root: &Path, busybox: &Path) -> Result<Vec<Variant>, Box<dyn std::er
     )?;
     add("default, read-only root", Spec { rootfs: Rootfs::ReadOnly(root.to_owned()), ..full() })?;
     add("default (overlay, everything)", full())?;
+    add("default, same session", Spec { session: false, ..full() })?;
     if std::env::var_os("LIMITS").is_some() {
         add(
             "default + memory limit",

@@ -33,7 +33,7 @@ pub const WORDS: &[Word] = &[
     },
     Word {
         word: "initramfs_async=0",
-        why: "a small initramfs is unpacked sooner than a thread for it is started",
+        why: "a small initramfs is unpacked in place, without a thread; within 0.1 ms either way",
     },
 ];
 

@@ -1,13 +1,13 @@
 //! Opening /dev/kvm and asking it for what a microVM needs.
 
+use std::ffi::CStr;
 use std::io;
 
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thiserror::Error;
 
 /// Where the kernel offers KVM.
-#[cfg(test)]
-const PATH: &str = "/dev/kvm";
+const PATH: &CStr = c"/dev/kvm";
 /// The one stable version of the interface since Linux 2.6.22 (Documentation/virt/kvm/api.rst).
 const API_VERSION: i32 = 12;
 /// What a microVM cannot do without, and its name in the documentation.
@@ -77,11 +77,11 @@ impl KvmError {
 
 /// Opens /dev/kvm and checks its version and capabilities.
 pub(crate) fn open() -> Result<Kvm, KvmError> {
-    let kvm = Kvm::new().map_err(|error| match error.errno() {
-        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing,
-        libc::EACCES | libc::EPERM => KvmError::Denied,
-        _ => KvmError::Open(error.into()),
-    })?;
+    open_at(PATH)
+}
+
+fn open_at(path: &CStr) -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new_with_path(path).map_err(not_opened)?;
     check_version(kvm.get_api_version())?;
     for (capability, name) in NEEDED {
         if !kvm.check_extension(capability) {
@@ -102,6 +102,14 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
     }
 }
 
+fn not_opened(error: kvm_ioctls::Error) -> KvmError {
+    match error.errno() {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing,
+        libc::EACCES | libc::EPERM => KvmError::Denied,
+        _ => KvmError::Open(error.into()),
+    }
+}
+
 fn check_version(found: i32) -> Result<(), KvmError> {
     if found == API_VERSION { Ok(()) } else { Err(KvmError::Version { found }) }
 }
@@ -110,10 +118,10 @@ fn check_version(found: i32) -> Result<(), KvmError> {
 /// complete machine is promised (`CI=true`).
 #[cfg(test)]
 pub(crate) fn available(test: &str) -> bool {
-    let there = std::fs::File::options().read(true).write(true).open(PATH).is_ok();
+    let there = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if !there {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test}: no {PATH}");
-        eprintln!("SKIPPED {test}: no {PATH}");
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test}: no /dev/kvm");
+        eprintln!("SKIPPED {test}: no /dev/kvm");
     }
     there
 }
@@ -137,10 +145,21 @@ mod tests {
     }
 
     #[test]
-    fn test_every_message_names_a_remedy() {
-        for error in [KvmError::Missing, KvmError::Denied] {
-            let text = error.to_string();
-            assert!(text.contains(PATH) && text.contains(": "), "{text}");
+    fn test_open_missing_or_foreign_device_returns_error() {
+        let error = open_at(c"/nonexistent/kvm").unwrap_err();
+        assert!(matches!(error, KvmError::Missing), "{error}");
+        let error = open_at(c"/tmp").unwrap_err();
+        assert!(matches!(error, KvmError::Open(_)), "{error}");
+        let error = open_at(c"/dev/null").unwrap_err();
+        assert!(matches!(error, KvmError::Version { found: -1 }), "{error}");
+    }
+
+    #[test]
+    fn test_not_opened_without_permission_names_group() {
+        for errno in [libc::EACCES, libc::EPERM] {
+            let error = not_opened(kvm_ioctls::Error::new(errno));
+            assert!(matches!(error, KvmError::Denied), "{error}");
+            assert!(error.to_string().contains("usermod -aG kvm"), "{error}");
         }
     }
 }

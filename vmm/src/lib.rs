@@ -18,6 +18,14 @@
 //!   need.
 //! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
 //!
+//! # The guest's part
+//!
+//! The kernel is an uncompressed x86-64 `vmlinux`, entered by the 64-bit boot protocol. Block
+//! devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM announces them on the command line.
+//! Interrupts come through the 8259, so `noapic` is right and saves probing. A guest ends itself by
+//! the keyboard controller's reset (Linux: `reboot`, or `panic=-1` after a panic) or a triple
+//! fault; one that only halts is idle, and runs until it is stopped.
+//!
 //! # Example
 //!
 //! ```no_run

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -15,7 +14,7 @@ use vm_memory::{
 };
 
 use crate::KvmError;
-use crate::layout::{HOLE_END, HOLE_START, ZERO_PAGE};
+use crate::layout::{HOLE_END, HOLE_START};
 
 /// The least RAM a guest may have: 16 MiB.
 pub const MEMORY_MIN_BYTES: u64 = 16 << 20;
@@ -192,11 +191,6 @@ pub(crate) fn ranges(bytes: u64) -> impl Iterator<Item = (u64, u64, u64)> {
     [(0, 0, low), (HOLE_END, low, bytes - low)].into_iter().filter(|&(_, _, length)| length > 0)
 }
 
-/// Reads a whole buffer at `offset`, for headers of files that end up in guest RAM.
-pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    file.read_exact_at(buffer, offset)
-}
-
 /// An anonymous private mapping whose start is aligned to a large page.
 #[derive(Debug)]
 struct Mapping {
@@ -264,17 +258,10 @@ impl Mapping {
 
     /// Asks for large pages and gives the mapping its name. A host that knows neither loses speed
     /// or a name, nothing else, so what it answers is ignored.
-    ///
-    /// The first 2 MiB stay in small pages: boot data and what Linux puts there touch a handful,
-    /// and zeroing a large page costs more than all of them. Once a small page has been touched,
-    /// its neighbours are small too, and the mapping can become one again.
     fn advise(&self) {
         let start = self.start.as_ptr();
-        // SAFETY: advice and a name for a mapping of ours, and a zero written where there is one;
-        // none of it changes the mapping's contents. It has at least `MEMORY_MIN_BYTES`.
+        // SAFETY: advice and a name for a mapping of ours; neither changes its contents.
         unsafe {
-            libc::madvise(start.cast(), HUGE_PAGE_BYTES, libc::MADV_NOHUGEPAGE);
-            start.add(ZERO_PAGE as usize).write_volatile(0);
             libc::madvise(start.cast(), self.length, libc::MADV_HUGEPAGE);
             libc::prctl(
                 libc::PR_SET_VMA,

@@ -73,6 +73,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) devices: &'a mut Devices,
     pub(crate) observer: &'a mut dyn Observer,
     pub(crate) stopper: &'a Stopper,
+    /// The guest has not left for the VMM yet.
+    pub(crate) fresh: bool,
 }
 
 /// What one exit means for the loop.
@@ -96,10 +98,9 @@ pub(crate) fn run(vcpu: &mut VcpuFd, machine: &mut Machine<'_>) -> Result<Outcom
     // From here on a stop cannot be missed.
     let running = machine.stopper.enter(vcpu).map_err(VcpuError::Signal)?;
     machine.observer.edge(Edge::Enter, now_ns());
-    let mut next = step(vcpu, machine, &mut exits, true);
     let end = loop {
-        match next? {
-            Next::Enter => next = step(vcpu, machine, &mut exits, false),
+        match step(vcpu, machine, &mut exits)? {
+            Next::Enter => {}
             Next::End(end) => break end,
             Next::Wrong(wrong) => return Err(explain(vcpu, wrong).into()),
         }
@@ -114,17 +115,19 @@ fn step(
     vcpu: &mut VcpuFd,
     machine: &mut Machine<'_>,
     exits: &mut ExitCounts,
-    first: bool,
 ) -> Result<Next, KvmError> {
     let exit = vcpu.run();
-    if first {
-        machine.observer.edge(Edge::FirstExit, now_ns());
+    let Machine { vm, ram, devices, observer, stopper, fresh } = machine;
+    let mut stamp = None;
+    if *fresh && exit.is_ok() {
+        *fresh = false;
+        let at_ns = *stamp.insert(now_ns());
+        observer.edge(Edge::FirstExit, at_ns);
     }
-    let Machine { vm, ram, devices, observer, stopper } = machine;
     match exit {
         Ok(VcpuExit::IoOut(port, data)) => {
             if devices.is_output(port) {
-                let at_ns = now_ns();
+                let at_ns = stamp.unwrap_or_else(now_ns);
                 exits.serial += 1;
                 observer.serial(at_ns, data);
             } else {
@@ -150,7 +153,7 @@ fn step(
             devices.mmio_read(address, data);
             Ok(Next::Enter)
         }
-        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+        Err(error) if error.errno() == libc::EINTR => {
             exits.interrupted += 1;
             Ok(if stopper.is_asked() { Next::End(End::Stopped) } else { Next::Enter })
         }

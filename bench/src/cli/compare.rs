@@ -43,7 +43,7 @@ pub(super) struct CompareArgs {
     #[arg(long, value_enum, default_value_t = HostChoice::Auto)]
     host: HostChoice,
     /// Samples of each start-up cell [default: 300 on a machine, 5 in the lab, 20 with --quick];
-    /// the other workloads take a tenth, but at least 3
+    /// the other workloads take a tenth, but at least 6, or 3 in the lab
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     replicates: Option<u32>,
     /// Discarded but recorded replicates of each cell before the first sample
@@ -113,7 +113,7 @@ impl CompareArgs {
             backends: self.on.clone(),
             workloads: self.workload.clone(),
             start_replicates: start,
-            other_replicates: (start / 10).max(3),
+            other_replicates: (start / 10).max(if is_lab { 3 } else { 6 }),
             memory_mib: self.kit.memory_mib,
             is_lab,
         }

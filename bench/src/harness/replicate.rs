@@ -213,15 +213,11 @@ fn interpret(text: &[u8], workload: &dyn Workload) -> Result<Vec<MetricSamples>,
                 workload.name()
             ))
         })?;
-        Ok(MetricSamples {
-            name: metric.name.clone(),
-            unit: metric.unit.as_str().to_owned(),
-            better: match spec.better {
-                tare_workload::Better::Lower => Better::Lower,
-                tare_workload::Better::Higher => Better::Higher,
-            },
-            values: metric.samples.clone(),
-        })
+        let better = match spec.better {
+            tare_workload::Better::Lower => Better::Lower,
+            tare_workload::Better::Higher => Better::Higher,
+        };
+        Ok(MetricSamples { better, ..MetricSamples::from(metric) })
     });
     interpreted.collect()
 }

@@ -10,8 +10,8 @@ use super::closure::shared_libraries;
 use super::inside::{MODULES_DIR, ORDER_FILE, encode_order};
 use super::{Error, Order};
 
-/// Where the order's program is put.
-const PROGRAM: &str = "/tare/bin/program";
+/// Where the order's program is put, under its own name: some look at it to know what to do.
+const PROGRAM_DIR: &str = "/tare/bin";
 /// What the emulated host needs beyond what its kernel has built in.
 const MODULES: [&str; 5] = ["kvm-amd", "overlay", "loop", "veth", "bridge"];
 
@@ -45,8 +45,11 @@ pub(super) fn build(order: &Order, initramfs_path: &Path) -> Result<PathBuf, Err
         return Err(Error::NotStatic(order.program.clone()));
     }
     image.bytes("/init", 0o755, &read(&own_program()?)?)?;
-    image.bytes(PROGRAM, 0o755, &program)?;
-    image.bytes(ORDER_FILE, 0o644, &encode_order(PROGRAM, &order.arguments, &order.environment))?;
+    let name = order.program.file_name().unwrap_or_default().to_string_lossy();
+    let path = format!("{PROGRAM_DIR}/{name}");
+    image.bytes(&path, 0o755, &program)?;
+    let order_text = encode_order(&path, &order.arguments, &order.environment);
+    image.bytes(ORDER_FILE, 0o644, &order_text)?;
     for (index, module) in kernel.modules(&MODULES)?.iter().enumerate() {
         let name = format!("{MODULES_DIR}/{index:02}-{}.ko", module.name);
         image.bytes(&name, 0o644, &read(&module.path)?)?;

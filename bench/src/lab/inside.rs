@@ -12,17 +12,14 @@ use std::{env, fs, process};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::OUT_DIR;
 use super::machine::EXIT_CODE_ENTRY;
 use super::port::{self, Port};
-use super::{IN_DIR, OUT_DIR};
 
 /// Where the initramfs holds the order; see `image.rs`, which writes it.
 pub(super) const ORDER_FILE: &str = "/tare/order";
 /// Kernel modules, in the order in which they must be loaded.
 pub(super) const MODULES_DIR: &str = "/tare/modules";
-/// Directories of the initramfs that the order's programs need at their usual places.
-pub(super) const SHARED_DIRS: [&str; 5] = [IN_DIR, "/bin", "/lib", "/lib64", "/usr"];
-
 const NEW_ROOT: &str = "/newroot";
 
 /// True where this process should be [`main`]: PID 1 with an order to carry out.
@@ -51,13 +48,21 @@ fn carry_out() -> io::Result<()> {
 }
 
 /// pivot_root(2) refuses to leave the initramfs, so containers need a root that is a real mount.
+/// What the initramfs holds appears there at the same places.
 fn mount_new_root() -> io::Result<()> {
     fs::create_dir(NEW_ROOT)?;
     mount_fs("tmpfs", NEW_ROOT, "mode=755,size=75%")?;
-    for shared in SHARED_DIRS.into_iter().filter(|directory| Path::new(directory).is_dir()) {
-        let target = format!("{NEW_ROOT}{shared}");
+    for entry in fs::read_dir("/")? {
+        let entry = entry?;
+        let path = entry.path();
+        // /dev is the kernel's own and gets its file system below.
+        if !entry.file_type()?.is_dir() || path == Path::new(NEW_ROOT) || path == Path::new("/dev")
+        {
+            continue;
+        }
+        let target = Path::new(NEW_ROOT).join(entry.file_name());
         fs::create_dir(&target)?;
-        mount(Some(shared), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(Some(&path), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     }
     env::set_current_dir(NEW_ROOT)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
@@ -67,7 +72,7 @@ fn mount_new_root() -> io::Result<()> {
 
 fn mount_kernel_file_systems() -> io::Result<()> {
     for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", OUT_DIR] {
-        fs::create_dir(directory)?;
+        fs::create_dir_all(directory)?;
     }
     mount_fs("proc", "/proc", "")?;
     mount_fs("sysfs", "/sys", "")?;

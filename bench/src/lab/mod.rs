@@ -35,7 +35,7 @@ pub enum Flavour {
     /// Instruction counting: exact virtual time, the same in every round.
     #[default]
     Deterministic,
-    /// Two emulated CPUs on two threads, no instruction counting: for functional tests only.
+    /// Two emulated CPUs, no instruction counting: for functional tests only.
     Functional,
 }
 

@@ -152,7 +152,8 @@ pub(super) fn multiple(
 
 fn ratio(above: &[f64], below: &[f64], rng: &mut Rng) -> Option<Estimate> {
     let denominator = median(below).filter(|&value| value > 0.0)?;
-    Some(Estimate::new(median(above)? / denominator, ratio_interval(above, below, rng)))
+    let value = Some(median(above)? / denominator).filter(|value| value.is_finite())?;
+    Some(Estimate::new(value, ratio_interval(above, below, rng)))
 }
 
 fn multiple_datum(results: &Results, group: &Group<'_>, cell: &Cell, metric: &str) -> Datum {

@@ -72,7 +72,7 @@ type Reading = fn(&Sample) -> Option<f64>;
 const MEMORY: [(&str, Reading); 7] = [
     ("memory_box_bytes", |sample| {
         let memory = sample.memory.as_ref()?;
-        Some((memory.pss_bytes + memory.guest_ram_touched_bytes.unwrap_or(0)) as f64)
+        Some(memory.pss_bytes.saturating_add(memory.guest_ram_touched_bytes.unwrap_or(0)) as f64)
     }),
     ("memory_pss_bytes", |sample| Some(sample.memory.as_ref()?.pss_bytes as f64)),
     ("memory_private_dirty_bytes", |sample| {

@@ -207,3 +207,27 @@ fn test_interrupted_run_may_lack_the_outcome_of_its_last_launch() {
     results.order.push(0);
     assert!(results.check().is_err());
 }
+
+#[test]
+fn test_values_at_the_ends_of_all_numbers_are_saved_and_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("results.json");
+    let mut results = synthetic(Clock::Wall);
+    for cell in &mut results.cells {
+        for (index, sample) in cell.samples.iter_mut().enumerate() {
+            let extreme = [f64::MAX, -f64::MAX, f64::MIN_POSITIVE, 5e-324][index % 4];
+            sample.metrics.iter_mut().for_each(|metric| metric.values = vec![extreme, f64::MAX]);
+            if let Some(memory) = &mut sample.memory {
+                memory.pss_bytes = u64::MAX;
+                memory.guest_ram_touched_bytes = Some(u64::MAX);
+            }
+        }
+    }
+    results.summarise();
+    results.claims = crate::claims::judge(&results);
+    results.save(&path).unwrap();
+    let loaded = Results::load(&path).unwrap();
+    assert!(loaded == results, "extreme values do not survive");
+    crate::report::render_html(&loaded).unwrap();
+    crate::report::render_table(&loaded);
+}

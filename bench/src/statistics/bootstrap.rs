@@ -99,6 +99,9 @@ pub fn mean_ratio(
     let ratio = |above: f64, below: f64| (above - below).exp();
     let value =
         ratio(above.mean_log_median(0..above.columns), below.mean_log_median(0..below.columns));
+    if !value.is_finite() {
+        return None;
+    }
     if above.columns.min(below.columns) < MEDIAN_INTERVAL_MIN {
         return Some((value, None));
     }
@@ -138,14 +141,13 @@ impl<'a> Table<'a> {
     }
 }
 
-/// The middle 95 % of resampled statistics.
+/// The middle 95 % of resampled statistics; `None` where one of them is beyond all numbers.
 fn middle(mut statistics: Vec<f64>) -> Option<Interval> {
     statistics.sort_by(f64::total_cmp);
     let tail = (1.0 - CONFIDENCE) / 2.0;
-    Some(Interval {
-        low: quantile_of_sorted(&statistics, tail)?,
-        high: quantile_of_sorted(&statistics, 1.0 - tail)?,
-    })
+    let low = quantile_of_sorted(&statistics, tail)?;
+    let high = quantile_of_sorted(&statistics, 1.0 - tail)?;
+    (low.is_finite() && high.is_finite()).then_some(Interval { low, high })
 }
 
 /// Samples drawn with replacement, as how often each of the sorted samples was drawn: the order
@@ -249,6 +251,7 @@ mod tests {
             assert_eq!(mean_ratio(&good, bad, &mut Rng::new(1)), None);
         }
         assert_eq!(mean_ratio(&good, &good, &mut Rng::new(1)), Some((1.0, None)));
+        assert_eq!(mean_ratio(&[vec![1e308; 6]], &[vec![1e-308; 6]], &mut Rng::new(1)), None);
     }
 
     proptest! {

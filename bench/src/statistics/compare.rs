@@ -51,7 +51,7 @@ fn median_by_selection(samples: &[f64], scratch: &mut Vec<f64>) -> f64 {
         return upper;
     }
     let lower = lower.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    lower + (upper - lower) * 0.5
+    lower * 0.5 + upper * 0.5
 }
 
 /// Cliff's delta: how much more often a sample of `first` is above one of `second` than below.

@@ -52,9 +52,9 @@ pub(super) fn position(count: usize, probability: f64) -> Option<(usize, f64)> {
     Some((index, exact - index as f64))
 }
 
-/// Exact where both ends are the same, whatever the fraction.
+/// Exact where both ends are the same, whatever the fraction; finite where both ends are.
 pub(super) fn interpolate(below: f64, above: f64, fraction: f64) -> f64 {
-    if below == above { below } else { below + (above - below) * fraction }
+    if below == above { below } else { below * (1.0 - fraction) + above * fraction }
 }
 
 #[cfg(test)]

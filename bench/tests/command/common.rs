@@ -50,7 +50,6 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Everything that a run could leave behind on this host.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Traces {
     cgroups: BTreeSet<PathBuf>,
     mounts: BTreeSet<String>,
@@ -60,6 +59,20 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
+    /// Fails with what is there now and was not there before.
+    pub(crate) fn assert_nothing_new(&self) {
+        let now = Traces::of_this_host();
+        fn new<T: Ord + std::fmt::Debug>(before: &BTreeSet<T>, now: &BTreeSet<T>) -> Vec<String> {
+            now.difference(before).map(|trace| format!("{trace:?}")).collect()
+        }
+        let mut left = new(&self.cgroups, &now.cgroups);
+        left.extend(new(&self.mounts, &now.mounts));
+        left.extend(new(&self.namespaces, &now.namespaces));
+        left.extend(new(&self.temporary, &now.temporary));
+        left.extend(new(&self.processes, &now.processes));
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
     /// Looks around. Only what is tare's is listed where others may come and go meanwhile.
     pub(crate) fn of_this_host() -> Traces {
         let mut cgroups = BTreeSet::new();
@@ -76,6 +89,12 @@ impl Traces {
         let mut namespaces = BTreeSet::new();
         let mut processes = BTreeSet::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit(") ").next().unwrap_or_default();
+            // An orphan that has ended and that this machine's init has not collected yet.
+            if state.starts_with('Z') {
+                continue;
+            }
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             if name.trim() == "tare-guest" {
                 processes.insert(format!(

@@ -128,7 +128,7 @@ fn test_launch_streams_labels_and_agrees_on_the_exit_code() {
         assert!(out.contains(&format!("{backend} | out")), "{out}");
         assert!(err.contains(&format!("{backend} | err")), "{err}");
     }
-    assert_eq!(Traces::of_this_host(), before);
+    before.assert_nothing_new();
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn test_launch_of_a_command_that_does_not_exist_is_127_and_leaves_nothing() {
     ]));
     assert_eq!(shown.status.code(), Some(4), "{}", text(&shown));
     assert!(text(&shown).contains("/no/such"), "{}", text(&shown));
-    assert_eq!(Traces::of_this_host(), before);
+    before.assert_nothing_new();
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn test_interrupted_comparison_saves_what_it_has_and_leaves_nothing() {
     assert_eq!(run.wait().unwrap().code(), Some(130));
     let results = load(directory.path());
     assert!(results.interrupted && !results.cells[0].samples.is_empty());
-    assert_eq!(Traces::of_this_host(), before);
+    before.assert_nothing_new();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn test_killed_comparison_is_cleaned_up_by_the_next_run() {
     std::thread::sleep(Duration::from_millis(500));
     let shown = output(tare().args(["launch", "--host", "local", "--on", "process", "--", "true"]));
     assert!(shown.status.success(), "{}", text(&shown));
-    assert_eq!(Traces::of_this_host(), before);
+    before.assert_nothing_new();
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(crate) fn compile(spec: Spec, v1: usize, grouped: bool) -> Result<Compiled, 
         v1_procs: (0..v1).map(|_| script.register()).collect(),
     };
     join_cgroup(&mut script, &given, grouped && spec.namespaces.contains(Namespaces::CGROUP));
-    process::begin(&mut script);
+    process::begin(&mut script, spec.session);
     if spec.namespaces.contains(Namespaces::MOUNT) {
         root::build(&mut script, &spec)?;
     }

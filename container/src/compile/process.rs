@@ -18,9 +18,11 @@ const SECCOMP_SET_MODE_FILTER: usize = 1;
 /// `poll` for readability in the upper half of a `pollfd`; the descriptor is the lower.
 pub(crate) const POLL_READABLE: usize = (libc::POLLIN as usize) << 32;
 
-/// A session of its own (the box has no controlling terminal), and exact modes for what is made.
-pub(super) fn begin(script: &mut Script) {
-    script.call(Stage::Process, "session", libc::SYS_setsid, &[]);
+/// A session of its own, and exact modes for what is made.
+pub(super) fn begin(script: &mut Script, session: bool) {
+    if session {
+        script.call(Stage::Process, "session", libc::SYS_setsid, &[]);
+    }
     script.call(Stage::Process, "umask", libc::SYS_umask, &[0usize.into()]);
 }
 

@@ -181,6 +181,20 @@ fn test_device_nodes_work_in_dev_only() {
 }
 
 #[test]
+fn test_session_is_new_unless_refused() {
+    let Some(bench) = Bench::new("test_session_is_new_unless_refused") else { return };
+    // Field 6 of stat; 0 is a session whose leader is outside of the pid namespace.
+    let spec = || Spec {
+        program: Program::command("cat"),
+        ..bench.shell("").args(["cat", "/proc/self/stat"])
+    };
+    let session = |text: &str| text.split(' ').nth(5).map(str::to_owned);
+    assert_eq!(session(&bench.run(spec()).1).as_deref(), Some("1"));
+    let spec = Spec { session: false, ..spec() };
+    assert_eq!(session(&bench.run(spec).1).as_deref(), Some("0"));
+}
+
+#[test]
 fn test_mode_of_the_hosts_null_device_cannot_be_changed() {
     let Some(bench) = Bench::new("test_mode_of_the_hosts_null_device") else { return };
     let mode = || std::fs::metadata("/dev/null").unwrap().permissions();

@@ -1,12 +1,13 @@
 //! Loading an ELF kernel (System V ABI, chapter 4 and 5) that nobody vouches for.
 
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::BootError;
 use super::initramfs::open;
 use crate::layout::KERNEL_MIN;
-use crate::memory::{GuestRam, read_exact_at};
+use crate::memory::GuestRam;
 
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
@@ -47,7 +48,7 @@ pub(super) fn load(path: &Path, ram: &GuestRam) -> Result<Loaded, BootError> {
     let mut head = [0; HEADER_BYTES + PROGRAM_HEADER_BYTES * PROGRAM_HEADERS_MAX as usize];
     let head_bytes = head.len().min(usize::try_from(size).unwrap_or(usize::MAX));
     let head = &mut head[..head_bytes];
-    read_exact_at(&file, head, 0).map_err(read_failed)?;
+    file.read_exact_at(head, 0).map_err(read_failed)?;
     let parser = Parser { path, size };
     let header = parser.header(head)?;
     let table_bytes = usize::from(header.count) * PROGRAM_HEADER_BYTES;
@@ -57,7 +58,7 @@ pub(super) fn load(path: &Path, ram: &GuestRam) -> Result<Loaded, BootError> {
         Some(table) => table,
         None => {
             let mut bytes = vec![0; table_bytes];
-            read_exact_at(&file, &mut bytes, header.table).map_err(read_failed)?;
+            file.read_exact_at(&mut bytes, header.table).map_err(read_failed)?;
             elsewhere = bytes;
             &elsewhere
         }
@@ -148,7 +149,7 @@ impl Parser<'_> {
                     "segment {index} starts at {start:#x}, but the first MiB is for boot data"
                 )));
             }
-            let end = start.checked_add(memory_bytes).unwrap_or(u64::MAX);
+            let end = start.saturating_add(memory_bytes);
             if end > limit {
                 return Err(BootError::KernelTooLarge { path: self.path.to_owned(), end, limit });
             }

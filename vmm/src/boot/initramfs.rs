@@ -1,6 +1,7 @@
 //! Placing the initramfs.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::BootError;
@@ -41,10 +42,11 @@ pub(super) fn load(path: &Path, kernel_end: u64, ram: &GuestRam) -> Result<Place
     Ok(Placed { start, bytes })
 }
 
-/// Opens a regular file and tells its size.
+/// Opens a regular file and tells its size. `O_NONBLOCK`: a FIFO must be refused, not waited for.
 pub(super) fn open(path: &Path, what: &'static str) -> Result<(File, u64), BootError> {
     let failed = |error| BootError::File { action: "open", what, path: path.to_owned(), error };
-    let file = File::open(path).map_err(failed)?;
+    let file =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(BootError::NotAFile { what, path: path.to_owned() });
@@ -82,13 +84,20 @@ mod tests {
     }
 
     #[test]
-    fn test_load_empty_missing_or_directory_returns_error() {
+    fn test_load_empty_missing_directory_or_fifo_returns_error() {
         let ram = GuestRam::new(32 << 20).unwrap();
         let error = load(file_of(0).path(), 0, &ram).unwrap_err();
         assert!(matches!(error, BootError::InitramfsEmpty { .. }), "{error}");
         let error = load(Path::new("/nonexistent/initramfs"), 0, &ram).unwrap_err();
         assert!(error.to_string().contains("cannot open the initramfs /nonexistent"), "{error}");
-        let error = load(Path::new("/tmp"), 0, &ram).unwrap_err();
-        assert!(matches!(error, BootError::NotAFile { .. }), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        let name = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a C string.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        for path in [directory.path(), &fifo] {
+            let error = load(path, 0, &ram).unwrap_err();
+            assert!(matches!(error, BootError::NotAFile { .. }), "{error}");
+        }
     }
 }

@@ -47,7 +47,8 @@ pub(super) fn of_single_vcpu(
     for entry in &mut entries {
         adapt(entry, deadline_timer);
     }
-    let highest = entries.iter().map(|entry| entry.function).filter(|leaf| *leaf < LEAF_KVM).max();
+    let highest =
+        supported.iter().map(|entry| entry.function).filter(|leaf| *leaf < LEAF_KVM).max();
     if highest >= Some(LEAF_TOPOLOGY) {
         entries.extend([
             topology(0, 1, LEVEL_THREAD),

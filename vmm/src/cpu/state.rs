@@ -18,7 +18,9 @@ const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 const RFLAGS: u64 = 2;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
-const MISC_ENABLE_FAST_STRINGS: u64 = 1;
+/// Fast strings, and neither branch trace storage nor precise event sampling (Intel SDM volume 4,
+/// table 2-2): the vCPU has no performance counters.
+const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// Enabled, and write-back where no range says otherwise.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
@@ -35,10 +37,7 @@ const APIC_MASKED: u32 = 1 << 16;
 /// one; the guest then finds the processor's reset value, with which Linux boots too.
 pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    let entries = [
-        msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK),
-        msr(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS),
-    ];
+    let entries = [msr(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK), msr(MSR_IA32_MISC_ENABLE, MISC_ENABLE)];
     // Two entries always fit.
     let Ok(msrs) = Msrs::from_entries(&entries) else { return Ok(()) };
     vcpu.set_msrs(&msrs).map_err(KvmError::request("KVM_SET_MSRS"))?;

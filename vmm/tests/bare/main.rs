@@ -3,11 +3,12 @@
 
 mod guest;
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::{has_kvm, run, vmm};
-use tare_vmm::{Edge, End};
+use tare_vmm::{BlockConfig, Edge, End, Error, VcpuError};
 
 /// mov al, 0xfe; out 0x64, al
 const RESET: [u8; 4] = [0xb0, 0xfe, 0xe6, 0x64];
@@ -126,6 +127,36 @@ fn test_run_unknown_ports_and_memory_read_all_ones() {
 }
 
 #[test]
+fn test_run_block_device_answers_at_its_address() {
+    if !has_kvm("test_run_block_device_answers_at_its_address") {
+        return;
+    }
+    let program = code(&[
+        // PDPT[3] = 0x30000, and there PD[128] = 0xd0000000, both present and writable:
+        // mov dword [0xa018], 0x30003; mov dword [0x30400], 0xd0000083
+        &[0xc7, 0x04, 0x25, 0x18, 0xa0, 0x00, 0x00, 0x03, 0x00, 0x03, 0x00],
+        &[0xc7, 0x04, 0x25, 0x00, 0x04, 0x03, 0x00, 0x83, 0x00, 0x00, 0xd0],
+        // mov dx, 0x3f8; mov ebx, 0xd0000000
+        &[0x66, 0xba, 0xf8, 0x03, 0xbb, 0x00, 0x00, 0x00, 0xd0],
+        // mov eax, [rbx]; out dx, eax: the magic number
+        &[0x8b, 0x03, 0xef],
+        // mov eax, [rbx + 0x100]; out dx, eax: the capacity in sectors
+        &[0x8b, 0x83, 0x00, 0x01, 0x00, 0x00, 0xef],
+        // mov eax, [rbx + 0x1000]; out dx, eax: where a second device would be
+        &[0x8b, 0x83, 0x00, 0x10, 0x00, 0x00, 0xef],
+        &RESET,
+    ]);
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(0x1234 * 512).unwrap();
+    let block = BlockConfig { path: disk.path().to_owned(), read_only: false, direct: false };
+    let (vmm, recorder) = vmm(&program, |config| config.blocks.push(block));
+    let outcome = vmm.unwrap().run().unwrap();
+    assert_eq!(outcome.exits.mmio_read, 3);
+    let output = recorder.seen().output();
+    assert_eq!(output, [&b"virt"[..], &[0x34, 0x12, 0, 0], &[0xff; 4]].concat());
+}
+
+#[test]
 fn test_stop_ends_a_spinning_guest() {
     if !has_kvm("test_stop_ends_a_spinning_guest") {
         return;
@@ -166,6 +197,49 @@ fn stop_after(code: &[u8], delay: Duration) {
     assert!(asked.elapsed() < Duration::from_secs(5));
     assert_eq!(recorder.seen().edges.last().map(|(edge, _)| *edge), Some(Edge::End));
     stopper.stop();
+}
+
+#[test]
+fn test_run_other_signals_do_not_end_it() {
+    if !has_kvm("test_run_other_signals_do_not_end_it") {
+        return;
+    }
+    let (vmm, recorder) = vmm(&[0xeb, 0xfe], |_| {});
+    let vmm = vmm.unwrap();
+    let stopper = vmm.stopper();
+    let (sender, receiver) = mpsc::channel();
+    let guest = thread::spawn(move || {
+        // SAFETY: a system call without arguments.
+        sender.send(unsafe { libc::gettid() }).unwrap();
+        vmm.run()
+    });
+    let thread = receiver.recv().unwrap();
+    // The handler is there from this edge on.
+    while !recorder.seen().edges.iter().any(|(edge, _)| *edge == Edge::Enter) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    for _ in 0..3 {
+        // SAFETY: system calls on plain numbers; the signal has a handler.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGRTMIN()) };
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!guest.is_finished());
+    stopper.stop();
+    let outcome = guest.join().unwrap().unwrap();
+    assert_eq!(outcome.end, End::Stopped);
+    assert!(outcome.exits.interrupted >= 2);
+}
+
+#[test]
+fn test_run_code_outside_memory_returns_error_with_place() {
+    if !has_kvm("test_run_code_outside_memory_returns_error_with_place") {
+        return;
+    }
+    // mov eax, 0x03fff000; jmp rax
+    let (outcome, _) = run(&[0xb8, 0x00, 0xf0, 0xff, 0x03, 0xff, 0xe0]);
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, Error::Vcpu(VcpuError::Internal { rip: 0x03ff_f000, .. })), "{error}");
+    assert!(error.to_string().contains("0x3fff000"), "{error}");
 }
 
 #[test]

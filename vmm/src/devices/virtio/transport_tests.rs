@@ -1,1 +1,214 @@
+use proptest::prelude::*;
+use virtio_bindings::virtio_config::*;
 
+use super::super::Broken;
+use super::*;
+
+const TABLE: u32 = 0x1000;
+const AVAILABLE: u32 = 0x4000;
+const USED: u32 = 0x5000;
+const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << 2;
+
+/// A device that counts and answers as told.
+#[derive(Debug)]
+struct Fake {
+    served: u32,
+    negotiated: u64,
+    answer: Result<bool, Broken>,
+}
+
+impl Device for Fake {
+    const ID: u32 = 42;
+
+    fn features(&self) -> u64 {
+        OFFERED
+    }
+
+    fn negotiated(&mut self, features: u64) {
+        self.negotiated = features;
+    }
+
+    fn config(&self) -> &[u8] {
+        b"config"
+    }
+
+    fn serve(&mut self, _: &GuestMemoryMmap, _: &mut Queue) -> Result<bool, Broken> {
+        self.served += 1;
+        self.answer
+    }
+}
+
+struct Bus {
+    memory: GuestMemoryMmap,
+    transport: Transport<Fake>,
+}
+
+impl Bus {
+    fn new() -> Bus {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let fake = Fake { served: 0, negotiated: 0, answer: Ok(true) };
+        Bus { memory, transport: Transport::new(fake) }
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        let mut bytes = [0; 4];
+        self.transport.read(register.into(), &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    fn write(&mut self, register: u32, value: u32) {
+        self.transport.write(&self.memory, register.into(), &value.to_le_bytes());
+    }
+
+    fn negotiate(&mut self, features: u64) {
+        self.write(mmio::VIRTIO_MMIO_STATUS, 1);
+        self.write(mmio::VIRTIO_MMIO_STATUS, 3);
+        for select in [0, 1] {
+            self.write(mmio::VIRTIO_MMIO_DRIVER_FEATURES_SEL, select);
+            self.write(mmio::VIRTIO_MMIO_DRIVER_FEATURES, (features >> (32 * select)) as u32);
+        }
+        self.write(mmio::VIRTIO_MMIO_STATUS, 0xb);
+    }
+
+    fn start(&mut self) {
+        self.negotiate(OFFERED);
+        self.write(mmio::VIRTIO_MMIO_QUEUE_NUM, 8);
+        self.write(mmio::VIRTIO_MMIO_QUEUE_DESC_LOW, TABLE);
+        self.write(mmio::VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAILABLE);
+        self.write(mmio::VIRTIO_MMIO_QUEUE_USED_LOW, USED);
+        self.write(mmio::VIRTIO_MMIO_QUEUE_READY, 1);
+        self.write(mmio::VIRTIO_MMIO_STATUS, 0xf);
+    }
+}
+
+#[test]
+fn test_read_identification() {
+    let bus = Bus::new();
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_MAGIC_VALUE).to_le_bytes(), *b"virt");
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_VERSION), 2);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_DEVICE_ID), 42);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_NUM_MAX), 256);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_SHM_LEN_LOW), u32::MAX);
+    assert_eq!(bus.read(0x1000 - 4), 0);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_CONFIG).to_le_bytes(), *b"conf");
+    let mut bytes = [9; 8];
+    bus.transport.read(CONFIG + 4, &mut bytes);
+    assert_eq!(bytes, *b"ig\0\0\0\0\0\0");
+    let mut byte = [9];
+    bus.transport.read(0, &mut byte);
+    assert_eq!(byte, [0]);
+}
+
+#[test]
+fn test_start_and_notify_serves_and_interrupts_until_acknowledged() {
+    let mut bus = Bus::new();
+    bus.start();
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS), 0xf);
+    assert_eq!(bus.transport.device.negotiated, OFFERED);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+    assert_eq!(bus.transport.device.served, 0);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(bus.transport.device.served, 1);
+    assert!(bus.transport.interrupts());
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    bus.write(mmio::VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    assert!(!bus.transport.interrupts());
+}
+
+#[test]
+fn test_notify_without_interest_or_work_does_not_interrupt() {
+    let mut bus = Bus::new();
+    bus.start();
+    bus.memory.write_obj(1_u16, GuestAddress(AVAILABLE.into())).unwrap();
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert!(!bus.transport.interrupts());
+    bus.memory.write_obj(0_u16, GuestAddress(AVAILABLE.into())).unwrap();
+    bus.transport.device.answer = Ok(false);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert!(!bus.transport.interrupts());
+    assert_eq!(bus.transport.device.served, 2);
+}
+
+#[test]
+fn test_features_not_offered_or_not_modern_are_refused() {
+    for features in [OFFERED | 1 << 40, OFFERED & !(1 << VIRTIO_F_VERSION_1), 0] {
+        let mut bus = Bus::new();
+        bus.negotiate(features);
+        assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_FEATURES_OK, 0);
+        assert_eq!(bus.transport.device.negotiated, 0);
+    }
+}
+
+#[test]
+fn test_features_after_agreement_do_not_change() {
+    let mut bus = Bus::new();
+    bus.negotiate(OFFERED);
+    bus.write(mmio::VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+    bus.write(mmio::VIRTIO_MMIO_DRIVER_FEATURES, u32::MAX);
+    assert_eq!(bus.transport.driver_features, OFFERED);
+}
+
+#[test]
+fn test_notify_before_driver_ok_does_nothing() {
+    let mut bus = Bus::new();
+    bus.negotiate(OFFERED);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_READY, 1);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(bus.transport.device.served, 0);
+}
+
+#[test]
+fn test_broken_queue_asks_for_reset_and_serves_no_more() {
+    let mut bus = Bus::new();
+    bus.start();
+    bus.transport.device.answer = Err(Broken::Endless);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS), 0x4f);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_INTERRUPT_STATUS), mmio::VIRTIO_MMIO_INT_CONFIG);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(bus.transport.device.served, 1);
+    bus.write(mmio::VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS), 0);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_READY), 0);
+    assert!(!bus.transport.interrupts());
+    bus.transport.device.answer = Ok(true);
+    bus.start();
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(bus.transport.device.served, 2);
+}
+
+#[test]
+fn test_queue_outside_memory_is_not_made_ready() {
+    let mut bus = Bus::new();
+    bus.negotiate(OFFERED);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_DESC_HIGH, 1);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_READY, 1);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_READY), 0);
+    assert_ne!(bus.read(mmio::VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+}
+
+#[test]
+fn test_other_queues_do_not_exist() {
+    let mut bus = Bus::new();
+    bus.negotiate(OFFERED);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_SEL, 1);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_NUM_MAX), 0);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_READY, 1);
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_SEL, 0);
+    assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_READY), 0);
+}
+
+proptest! {
+    #[test]
+    fn test_any_accesses_are_safe(
+        accesses in prop::collection::vec((0_u64..0x300, any::<u32>(), 0_usize..9), 0..200),
+    ) {
+        let mut bus = Bus::new();
+        for (offset, value, width) in accesses {
+            let bytes = u64::from(value).to_le_bytes();
+            bus.transport.write(&bus.memory, offset, &bytes[..width]);
+            let mut bytes = [0; 8];
+            bus.transport.read(offset, &mut bytes[..width]);
+        }
+    }
+}
