@@ -20,6 +20,7 @@ fn main() {
         "workload/src",
         "workload/Cargo.toml",
         "../Cargo.toml",
+        "../Cargo.lock",
     ] {
         println!("cargo::rerun-if-changed={}", manifest_dir.join(watched).display());
     }
@@ -29,6 +30,7 @@ fn main() {
         panic!("cannot copy {} to {}: {error}", built.display(), agent.display())
     });
     println!("cargo::rustc-env=TARE_GUEST_PATH={}", agent.display());
+    name_commit(&manifest_dir);
 }
 
 fn build_agent(manifest_dir: &Path, target_dir: &Path) -> PathBuf {
@@ -37,6 +39,7 @@ fn build_agent(manifest_dir: &Path, target_dir: &Path) -> PathBuf {
         .args([
             "build",
             "--quiet",
+            "--locked",
             "--package",
             "tare-guest",
             "--profile",
@@ -61,6 +64,26 @@ fn build_agent(manifest_dir: &Path, target_dir: &Path) -> PathBuf {
         "building tare-guest failed ({status}); is the target there? rustup target add {TARGET}"
     );
     target_dir.join(TARGET).join("guest").join("tare-guest")
+}
+
+/// Hands on the commit that is built, where there is a checkout; `+` stands for local changes.
+fn name_commit(manifest_dir: &Path) {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("--no-optional-locks")
+            .arg("-C")
+            .arg(manifest_dir)
+            .args(arguments)
+            .output()
+            .ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return };
+    let changes = git(&["status", "--porcelain", "--untracked-files=no"]).unwrap_or_default();
+    println!("cargo::rustc-env=TARE_COMMIT={commit}{}", if changes.is_empty() { "" } else { "+" });
+    for path in ["../.git/HEAD", "../.git/index"] {
+        println!("cargo::rerun-if-changed={}", manifest_dir.join(path).display());
+    }
 }
 
 fn variable(name: &str) -> String {

@@ -21,9 +21,10 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   binutils xz-utils      linker; unpacking of sources and modules
 #   e2fsprogs              mke2fs, e2fsck, debugfs
 #   busybox-static         the base root file system
+#   strace                 a test counts the agent's system calls
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  busybox-static
+  busybox-static strace
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts

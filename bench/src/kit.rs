@@ -196,10 +196,24 @@ impl Kit {
     pub fn new_scratch_dir(&self) -> Result<PathBuf, Error> {
         let directory = tempfile::Builder::new()
             .prefix("scratch-")
-            .permissions(Permissions::from_mode(0o777))
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(self.directory.path())
             .map_err(io_error("cannot make a directory in", self.directory.path()))?;
         Ok(directory.keep())
+    }
+}
+
+/// The type of the file system that holds a path, as far as its magic number is known (statfs(2)).
+pub fn file_system_of(path: &Path) -> String {
+    let magic = nix::sys::statfs::statfs(path).map(|statfs| statfs.filesystem_type().0);
+    match magic {
+        Ok(0xef53) => "ext4".to_owned(),
+        Ok(0x0102_1994) => "tmpfs".to_owned(),
+        Ok(0x5846_5342) => "xfs".to_owned(),
+        Ok(0x9123_683e) => "btrfs".to_owned(),
+        Ok(0x794c_7630) => "overlay".to_owned(),
+        Ok(other) => format!("a file system of type {other:#x}"),
+        Err(_) => "an unknown file system".to_owned(),
     }
 }
 
@@ -221,6 +235,7 @@ pub struct GuestDisks {
     pub root: Option<PathBuf>,
     /// An empty file system for the workload.
     pub scratch: Option<PathBuf>,
+    scratch_bytes: Option<u64>,
 }
 
 impl GuestDisks {
@@ -248,11 +263,28 @@ impl GuestDisks {
         }
         if let Some(mib) = assignment.scratch_mib {
             let image = directory.join("scratch.ext4");
-            let size_bytes = mib << 20;
-            ext4::build(&ext4::Image { path: &image, size_bytes, label: "scratch", tree: None })?;
+            disks.scratch_bytes = Some(mib << 20);
             disks.scratch = Some(image);
+            disks.reset()?;
         }
         Ok(disks)
+    }
+
+    /// Makes the scratch disk anew, as it was before the last box used it.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn reset(&self) -> Result<(), Error> {
+        let (Some(path), Some(size_bytes)) = (&self.scratch, self.scratch_bytes) else {
+            return Ok(());
+        };
+        Ok(ext4::build(&ext4::Image { path, size_bytes, label: "scratch", tree: None })?)
+    }
+
+    /// What lies beneath the scratch disk, for a cell's declared state.
+    pub fn state(&self) -> Option<String> {
+        let path = self.scratch.as_ref()?;
+        Some(format!("scratch: a fresh ext4 disk image on {}", file_system_of(path)))
     }
 
     /// Tells the agent which block device is which: the root first, the scratch space after it.

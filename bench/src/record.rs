@@ -2,7 +2,8 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
@@ -17,15 +18,24 @@ const SEPARATOR: char = '\u{1f}';
 
 /// This process's command line, for a run of the same command in the lab.
 pub(crate) fn command_variable() -> (String, String) {
-    let words: Vec<String> = env::args().collect();
+    let words = own_words();
     (COMMAND_VARIABLE.to_owned(), words.join(&SEPARATOR.to_string()))
+}
+
+/// True in the lab, where the host outside waits for the results file and nothing else.
+pub(crate) fn is_collected() -> bool {
+    env::var_os(COMMAND_VARIABLE).is_some()
+}
+
+fn own_words() -> Vec<String> {
+    env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// The command that the user typed, here or outside the lab.
 fn command() -> Vec<String> {
     let mut words: Vec<String> = match env::var(COMMAND_VARIABLE) {
         Ok(joined) => joined.split(SEPARATOR).map(str::to_owned).collect(),
-        Err(_) => env::args().collect(),
+        Err(_) => own_words(),
     };
     // Where the binary lay is not part of what to type.
     if let Some(program) = words.first_mut() {
@@ -85,10 +95,27 @@ fn artifacts(kit: &Kit) -> Vec<Artifact> {
     if let Ok(kernel) = kit.guest_kernel() {
         add("guest kernel", kernel.name.clone(), &kernel.path);
     }
+    if let (Some(version), Some(program)) =
+        (first_line("qemu-system-x86_64"), find("qemu-system-x86_64"))
+    {
+        add("qemu", version, &program);
+    }
     if let Ok(initramfs) = kit.initramfs() {
         add("initramfs", String::new(), initramfs);
     }
     found
+}
+
+/// What a program says to `--version`, its first line.
+fn first_line(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }
 
 fn artifact(name: &str, version: &str, bytes: &[u8]) -> Artifact {

@@ -3,20 +3,25 @@
 //! It is locked while the run lives. A run that was killed cannot remove its directory; the next
 //! one finds that the lock is free, and does.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use tempfile::TempDir;
-
+/// Of a run's directory; by it the next run finds it.
 const PREFIX: &str = "tare-run-";
+/// Of a directory that is not locked yet.
+const NEW_PREFIX: &str = ".tare-new-";
 const LOCK: &str = "lock";
+/// A directory that was not locked for so long never will be.
+const NEW_AGE: Duration = Duration::from_secs(60);
 
-/// A locked directory below the system's directory for temporary files, removed when dropped.
+/// A locked directory below the system's directory for temporary files, for this user alone,
+/// removed when dropped.
 #[derive(Debug)]
 pub(crate) struct RunDir {
-    directory: TempDir,
+    path: PathBuf,
     _lock: File,
 }
 
@@ -33,35 +38,62 @@ impl RunDir {
 
     fn below(parent: &Path) -> io::Result<RunDir> {
         sweep(parent)?;
-        let directory = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .permissions(Permissions::from_mode(0o755))
+        let new = tempfile::Builder::new()
+            .prefix(NEW_PREFIX)
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(parent)?;
-        let lock = File::create(directory.path().join(LOCK))?;
+        let lock = File::create(new.path().join(LOCK))?;
         lock.lock()?;
-        Ok(RunDir { directory, _lock: lock })
+        // It gets the name that others look for once it is locked: none takes it for a dead one.
+        let name = new.path().file_name().unwrap_or_default().to_string_lossy();
+        let path = parent.join(name.replacen(NEW_PREFIX, PREFIX, 1));
+        fs::rename(new.path(), &path)?;
+        let _ = new.keep();
+        Ok(RunDir { path, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.path
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next run.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
 fn sweep(parent: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+    let own_uid = nix::unistd::geteuid().as_raw();
+    for entry in fs::read_dir(parent)?.filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(metadata) = entry.metadata() else { continue };
+        if !metadata.is_dir() || metadata.uid() != own_uid {
             continue;
         }
-        match File::open(entry.path().join(LOCK)).map(|lock| lock.try_lock()) {
-            Ok(Ok(())) => fs::remove_dir_all(entry.path())?,
-            Ok(Err(TryLockError::WouldBlock)) => {}
-            Ok(Err(TryLockError::Error(error))) => return Err(error),
-            // Another run is just making it, or it is another user's.
-            Err(_) => {}
+        let is_stillborn = || {
+            let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
+            name.starts_with(NEW_PREFIX) && age.is_some_and(|age| age > NEW_AGE)
+        };
+        if is_stillborn() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+        if name.starts_with(PREFIX) {
+            remove_if_dead(&entry.path());
         }
     }
     Ok(())
+}
+
+/// Removes a run's directory if its lock can be had; it is held until all is gone. Another run may
+/// be doing the same: what it has removed first is no error.
+fn remove_if_dead(directory: &Path) {
+    let lock = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(directory.join(LOCK));
+    let Ok(lock) = lock else { return };
+    if lock.try_lock().is_ok() {
+        let _ = fs::remove_dir_all(directory);
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,11 @@ fn test_new_refuses_with_place_and_remedy_and_leaves_nothing() {
     let there = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if !there {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no /dev/kvm");
-        eprintln!("SKIPPED test_new_refuses_with_place_and_remedy_and_leaves_nothing: no /dev/kvm");
+        // Past the capture of the test runner: what is skipped must be seen.
+        let line = format_args!(
+            "SKIPPED test_new_refuses_with_place_and_remedy_and_leaves_nothing: no /dev/kvm\n"
+        );
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), line);
         return;
     }
     let directory = tempfile::tempdir().unwrap();

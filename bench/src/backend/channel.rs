@@ -110,6 +110,15 @@ impl Channel {
         self.fd.as_ref().map(OwnedFd::as_fd)
     }
 
+    /// True while a message has begun and not ended.
+    pub fn is_inside_message(&self) -> bool {
+        match &self.wire {
+            Wire::Raw(decoder) => decoder.is_inside_frame(),
+            Wire::Records { partial, decoder } => !partial.is_empty() || decoder.is_inside_frame(),
+            Wire::Output(_) => false,
+        }
+    }
+
     /// Reads what is there, once, and hands on what it means. `woke_ns` is when the harness woke.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use super::channel::Channel;
 use super::instance::{Instance, Reaped};
 use super::memory::Scale;
 use super::process::{CHANNEL_FD, Pipes};
+use super::scratch::ScratchDir;
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::kit::Kit;
 
@@ -54,13 +55,13 @@ impl Backend for Container {
             Rootfs::Overlay { lower: vec![lower], size_bytes: None },
             Program::File(agent.into()),
         );
-        let mut scratch_dirs = Vec::new();
+        let mut scratch = None;
         if assignment.scratch_mib.is_some() {
-            let source = kit.new_scratch_dir().map_err(|error| failed(&error))?;
-            let target = PathBuf::from(SCRATCH);
-            spec.mounts.push(Mount::Bind { source: source.clone(), target, read_only: false });
+            let directory = ScratchDir::new(kit).map_err(|error| failed(&error))?;
+            let (source, target) = (directory.path().to_owned(), PathBuf::from(SCRATCH));
+            spec.mounts.push(Mount::Bind { source, target, read_only: false });
             job.scratch = Some(SCRATCH.to_owned());
-            scratch_dirs.push(source);
+            scratch = Some(directory);
         }
         spec.args = std::iter::once("tare-guest".to_owned())
             .chain(job.to_words())
@@ -71,26 +72,29 @@ impl Backend for Container {
             spec.stdio = [Stream::Null, Stream::Slot(1), Stream::Slot(2)];
         }
         let prepared = spec.prepare().map_err(|error| failed(&error))?;
-        Ok(Box::new(Ready { prepared, scratch_dirs, output: assignment.output }))
+        Ok(Box::new(Ready { prepared, scratch, output: assignment.output }))
     }
 }
 
 struct Ready {
     prepared: tare_container::Prepared,
-    scratch_dirs: Vec<PathBuf>,
+    scratch: Option<ScratchDir>,
     output: Output,
 }
 
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
-        vec![
+        let mut state = vec![
             "image unpacked; agent in the host's page cache".to_owned(),
             "fresh network namespace, lo down; no limits, no cgroup joined".to_owned(),
-        ]
+        ];
+        state.extend(self.scratch.as_ref().map(ScratchDir::state));
+        state
     }
 
-    fn scratch_dirs(&self) -> Vec<PathBuf> {
-        self.scratch_dirs.clone()
+    fn reset(&self) -> Result<(), Error> {
+        let emptied = self.scratch.as_ref().map_or(Ok(()), ScratchDir::empty);
+        emptied.map_err(|error| Error::prepare(NAME)(&error))
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic;
 use std::path::Path;
 
 use tare_vmm::{BlockConfig, Config, Observer, Vmm};
@@ -64,7 +65,7 @@ impl Backend for MicroVm {
             memory_bytes,
             blocks,
         };
-        Ok(Box::new(Ready { config, _disks: disks }))
+        Ok(Box::new(Ready { config, disks }))
     }
 }
 
@@ -98,16 +99,25 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
 
 struct Ready {
     config: Config,
-    _disks: GuestDisks,
+    disks: GuestDisks,
 }
 
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
-        vec![
+        let mut state = vec![
             "cold boot".to_owned(),
             "kernel and initramfs in the host's page cache".to_owned(),
             format!("guest command line: {}", self.config.cmdline),
-        ]
+            "the VMM is a fork of the harness: its proportional set size includes its share of the \
+             harness's pages"
+                .to_owned(),
+        ];
+        state.extend(self.disks.state());
+        state
+    }
+
+    fn reset(&self) -> Result<(), Error> {
+        self.disks.reset().map_err(|error| Error::prepare(NAME)(&error))
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {
@@ -142,13 +152,16 @@ fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
         libc::dup2(writer.as_raw_fd(), RECORD_FD);
         libc::syscall(libc::SYS_close_range, RECORD_FD.unsigned_abs() + 1, u32::MAX, 0);
     }
-    let code = match run_vmm(config) {
-        Ok(()) => 0,
-        Err(error) => {
-            send(now_ns(), record::FAILURE, error.to_string().as_bytes());
-            1
-        }
+    // A panic must not unwind into the frames, and run the destructors, of the parent.
+    let failure = match panic::catch_unwind(|| run_vmm(config)) {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("the VMM panicked; standard error says where".to_owned()),
     };
+    if let Some(why) = &failure {
+        send(now_ns(), record::FAILURE, why.as_bytes());
+    }
+    let code = i32::from(failure.is_some());
     // SAFETY: ends this process at once; atexit handlers belong to the parent.
     unsafe { libc::_exit(code) }
 }

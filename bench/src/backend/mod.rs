@@ -14,8 +14,7 @@ mod memory;
 mod microvm;
 mod process;
 mod qemu;
-
-use std::path::PathBuf;
+mod scratch;
 
 use tare_workload::Job;
 
@@ -130,10 +129,11 @@ pub trait Backend: Sync {
 pub trait Prepared {
     /// What is warm, unpacked or shared before the clock starts, in plain words.
     fn state(&self) -> Vec<String>;
-    /// Host directories whose contents the box leaves behind and the next launch must not find.
-    fn scratch_dirs(&self) -> Vec<PathBuf> {
-        Vec::new()
-    }
+    /// Gives the next box the scratch space as the first one found it. Untimed.
+    ///
+    /// # Errors
+    /// [`Error::Prepare`].
+    fn reset(&self) -> Result<(), Error>;
     /// Starts a fresh instance. Timed: everything that can be done before has been.
     ///
     /// # Errors

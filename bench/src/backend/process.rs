@@ -7,13 +7,13 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 use tare_workload::Channel as Wire;
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Reaped};
 use super::memory::Scale;
+use super::scratch::ScratchDir;
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::kit::Kit;
 
@@ -41,11 +41,11 @@ impl Backend for Process {
         let failed = Error::prepare(NAME);
         let mut job = assignment.job.clone();
         job.channel = Wire::Fd(CHANNEL_FD);
-        let mut scratch_dirs = Vec::new();
+        let mut scratch = None;
         if assignment.scratch_mib.is_some() {
-            let directory = kit.new_scratch_dir().map_err(|error| failed(&error))?;
-            job.scratch = Some(directory.to_string_lossy().into_owned());
-            scratch_dirs.push(directory);
+            let directory = ScratchDir::new(kit).map_err(|error| failed(&error))?;
+            job.scratch = Some(directory.path().to_string_lossy().into_owned());
+            scratch = Some(directory);
         }
         if assignment.with_rootfs {
             let rootfs = kit.rootfs().map_err(|error| failed(&error))?;
@@ -58,24 +58,27 @@ impl Backend for Process {
             .map(CString::new)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| failed(&error))?;
-        Ok(Box::new(Ready { program, arguments, scratch_dirs, output: assignment.output }))
+        Ok(Box::new(Ready { program, arguments, scratch, output: assignment.output }))
     }
 }
 
 struct Ready {
     program: CString,
     arguments: Vec<CString>,
-    scratch_dirs: Vec<PathBuf>,
+    scratch: Option<ScratchDir>,
     output: Output,
 }
 
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
-        vec!["agent in the host's page cache".to_owned()]
+        let mut state = vec!["agent in the host's page cache".to_owned()];
+        state.extend(self.scratch.as_ref().map(ScratchDir::state));
+        state
     }
 
-    fn scratch_dirs(&self) -> Vec<PathBuf> {
-        self.scratch_dirs.clone()
+    fn reset(&self) -> Result<(), Error> {
+        let emptied = self.scratch.as_ref().map_or(Ok(()), ScratchDir::empty);
+        emptied.map_err(|error| Error::prepare(NAME)(&error))
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {

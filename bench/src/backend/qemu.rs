@@ -102,7 +102,7 @@ impl Backend for QemuMicroVm {
         arguments.extend(["-initrd".to_owned(), initramfs.display().to_string()]);
         arguments.extend(["-append".to_owned(), format!("{command_line} -- {words}")]);
         arguments.extend(disk_arguments);
-        Ok(Box::new(Ready { arguments, memory_bytes, _disks: disks }))
+        Ok(Box::new(Ready { arguments, memory_bytes, disks }))
     }
 }
 
@@ -121,16 +121,22 @@ fn disk(index: usize, path: &Path, direct: bool) -> [String; 4] {
 struct Ready {
     arguments: Vec<String>,
     memory_bytes: u64,
-    _disks: GuestDisks,
+    disks: GuestDisks,
 }
 
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
-        vec![
+        let mut state = vec![
             "cold boot".to_owned(),
             "QEMU, kernel and initramfs in the host's page cache".to_owned(),
             format!("{PROGRAM} {}", self.arguments.join(" ")),
-        ]
+        ];
+        state.extend(self.disks.state());
+        state
+    }
+
+    fn reset(&self) -> Result<(), Error> {
+        self.disks.reset().map_err(|error| Error::prepare(NAME)(&error))
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {

@@ -8,15 +8,16 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::lab::{Errand, FlavourArg, LAB_VARIABLE, MachineArgs};
+use super::lab::{DETERMINISTIC, Errand, FlavourArg, LAB_VARIABLE, MachineArgs};
 use super::launch::backend_names;
 use super::plan::{self, Wish};
-use super::{HostChoice, KitArgs, exit};
+use super::{HostChoice, KitArgs, exit, print_text};
 use crate::harness::{self, Schedule};
 use crate::host::{self, Source};
 use crate::interrupt;
 use crate::kit::Kit;
 use crate::results::{Clock, Results, Status};
+use crate::rundir::RunDir;
 use crate::{claims, record, report};
 
 /// Name of the results file that a comparison in the lab leaves for the host to collect.
@@ -47,7 +48,8 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     replicates: Option<u32>,
     /// Discarded but recorded replicates of each cell before the first sample
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(..=1000))]
     warmups: u32,
     /// Seed of the order of replicates and of the bootstrap [default: random, but 1 in the lab]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..1u64 << 53))]
@@ -74,8 +76,7 @@ pub(super) struct CompareArgs {
 }
 
 pub(super) fn run(args: &CompareArgs) -> anyhow::Result<u8> {
-    let is_inside = std::env::var_os(LAB_VARIABLE).is_some();
-    if is_inside {
+    if record::is_collected() {
         let (results, code) = measure(args)?;
         results.save(Path::new(LAB_RESULTS))?;
         return Ok(code);
@@ -146,7 +147,8 @@ fn measure(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
         (false, true) => exit::OK,
         (false, false) => exit::INCOMPLETE,
     };
-    let clock = if is_lab { Clock::Virtual } else { Clock::Wall };
+    let is_exact = std::env::var(LAB_VARIABLE).is_ok_and(|flavour| flavour == DETERMINISTIC);
+    let clock = if is_exact { Clock::Virtual } else { Clock::Wall };
     let mut results = record::assemble(&kit, &Source::live(), clock);
     results.seed = seed;
     results.schedule = schedule.into();
@@ -161,7 +163,7 @@ fn measure(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
 
 /// Runs the same command in the lab and collects its results file.
 fn measure_in_lab(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
-    let out_dir = tempfile::tempdir().context("cannot make a directory for the lab's output")?;
+    let out_dir = RunDir::new().context("cannot make a directory for the lab's output")?;
     let seed = args.seed.unwrap_or(LAB_SEED);
     let mut arguments: Vec<OsString> = ["compare", "--host", "local"].map(OsString::from).to_vec();
     let mut option = |name: &str, value: String| arguments.extend([name.into(), value.into()]);
@@ -208,9 +210,9 @@ fn publish(args: &CompareArgs, results: &Results) -> anyhow::Result<()> {
     write("html", report::render_html(results)?)?;
     write("md", report::render_markdown(results))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(results)?);
+        print_text(&(serde_json::to_string_pretty(results)? + "\n"))?;
     } else {
-        print!("{}", report::render_table(results));
+        print_text(&report::render_table(results))?;
     }
     eprintln!(
         "\nwrote {}\n      {}\n      {}",

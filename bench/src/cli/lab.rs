@@ -1,7 +1,7 @@
 //! `tare lab`: any tare command, or any static program, in the emulated host.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +18,8 @@ const QEMU_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
 
 /// Set in the lab, to the name of its flavour.
 pub(super) const LAB_VARIABLE: &str = "TARE_LAB";
+/// Name of the flavour whose time is exact.
+pub(super) const DETERMINISTIC: &str = "deterministic";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -69,7 +71,7 @@ pub(super) enum FlavourArg {
 impl FlavourArg {
     fn name(self) -> &'static str {
         match self {
-            FlavourArg::Deterministic => "deterministic",
+            FlavourArg::Deterministic => DETERMINISTIC,
             FlavourArg::Functional => "functional",
         }
     }
@@ -134,13 +136,13 @@ impl Errand {
         if firmware.exists() {
             add_file(firmware, QEMU_FIRMWARE.to_owned());
         }
-        let kernel = match self.kernel {
-            Some(kernel) => Some(kernel),
-            None => kit::built_kernel()?.map(|kernel| kernel.vmlinux),
-        };
-        if let Some(kernel) = kernel {
-            let inside = format!("{IN_DIR}/vmlinux");
-            add_file(kernel, inside.clone());
+        // What is not there is missed, with its remedy, by the command that asks for it.
+        let built = || Some(kit::built_kernel().ok()??.vmlinux);
+        if let Some(kernel) = self.kernel.or_else(built) {
+            let name =
+                kernel.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+            let inside = format!("{IN_DIR}/kernels/{name}/vmlinux");
+            add_file(kernel.clone(), inside.clone());
             environment.push(("TARE_KERNEL".to_owned(), inside));
         }
         for path in self.extra {
@@ -148,13 +150,12 @@ impl Errand {
             anyhow::ensure!(to.starts_with('/'), "--with {to}: give an absolute path");
             add_file(path, to);
         }
-        let rootfs = match self.rootfs {
-            Some(directory) => directory,
-            None => rootfs::base(&Cache::open()?, &Stderr::new())?,
-        };
-        let inside = format!("{IN_DIR}/rootfs");
-        payload.push(Payload::Tree { from: rootfs, to: inside.clone() });
-        environment.push(("TARE_ROOTFS".to_owned(), inside));
+        let base = || rootfs::base(&Cache::open().ok()?, &Stderr::new()).ok();
+        if let Some(from) = self.rootfs.or_else(base) {
+            let to = format!("{IN_DIR}/rootfs");
+            payload.push(Payload::Tree { from, to: to.clone() });
+            environment.push(("TARE_ROOTFS".to_owned(), to));
+        }
         environment.extend(self.environment);
         let order = Order {
             program: match self.program {

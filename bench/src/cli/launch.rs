@@ -15,6 +15,7 @@ use crate::host;
 use crate::interrupt;
 use crate::kit::Kit;
 use crate::results::Sample;
+use crate::rundir::RunDir;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -205,7 +206,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
     arguments.extend(args.json.then(|| OsString::from("--json")));
     arguments.push("--".into());
     arguments.extend(args.command.iter().map(OsString::from));
-    let out_dir = tempfile::tempdir()?;
+    let out_dir = RunDir::new()?;
     let errand = Errand {
         flavour: FlavourArg::Deterministic,
         machine: args.machine,

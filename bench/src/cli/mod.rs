@@ -9,6 +9,7 @@ mod plan;
 mod report;
 mod table;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,8 +38,9 @@ Exit codes:
   2    wrong usage
   3    something needed is missing; standard error says how to get it
   4    compare: some cells failed or could not run; launch: a box failed
-  5    launch: the boxes' exit codes differ (if they agree, theirs is tare's)
-  130  interrupted; what had been measured is saved
+  5    launch: the boxes' exit codes differ
+  130  interrupted; what had been measured is saved (in the lab: nothing is)
+launch passes on the command's own exit code where all boxes agree on it.
 
 Examples:
   tare doctor
@@ -97,7 +99,8 @@ pub struct KitArgs {
     #[arg(long, value_name = "DIR", env = "TARE_ROOTFS")]
     pub rootfs: Option<PathBuf>,
     /// Memory of a microVM, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    #[arg(long, value_name = "MIB", default_value_t = 128,
+          value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub memory_mib: u64,
 }
 
@@ -127,11 +130,24 @@ pub fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// Prints to standard output; a reader that has heard enough, as in `tare report FILE | head`, is
+/// no error.
+fn print_text(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
 /// The exit code for an error that ended a command.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let is_missing = error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(crate::kit::Error::NoKernel))
             || matches!(cause.downcast_ref(), Some(crate::lab::Error::NoQemu(_)))
+            || matches!(cause.downcast_ref(), Some(tare_kernels::lab::Error::NoPackage(_)))
+            || matches!(cause.downcast_ref(), Some(tare_kernels::SourceError::NoPackage))
+            || matches!(cause.downcast_ref(), Some(tare_kernels::ToolError::Missing { .. }))
     });
     let is_interrupted = error
         .chain()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::exit;
+use super::{exit, print_text};
 use crate::report;
 use crate::results::Results;
 
@@ -46,7 +46,7 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<u8> {
         Some(path) => {
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?
         }
-        None => print!("{text}"),
+        None => print_text(&text)?,
     }
     Ok(exit::OK)
 }

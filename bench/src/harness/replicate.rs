@@ -51,6 +51,15 @@ pub enum Error {
         /// What its console said last, if anything.
         console: String,
     },
+    /// The box ended in the middle of a message.
+    #[error("the box ended in the middle of a message to the host")]
+    CutShort,
+    /// A VMM ended, and its guest never said how the agent ended.
+    #[error("the guest ended without an exit status: it crashed, or was reset")]
+    NoExitStatus,
+    /// The agent sent no report, and the workload has metrics.
+    #[error("the agent sent no report of the workload '{0}'")]
+    NoReport(&'static str),
     /// The agent's report cannot be understood.
     #[error("the agent's report cannot be read: {0}")]
     Report(String),
@@ -67,13 +76,14 @@ pub enum Error {
 struct Record {
     sample: Sample,
     launch_ns: u64,
-    probes: u32,
     report: Option<Vec<u8>>,
     failure: Option<String>,
     own_exit_code: Option<i32>,
     console: Vec<u8>,
 }
 
+/// Reads from a channel after the box's end: more than a pipe holds.
+const LAST_READS: u32 = 64;
 /// Console text kept for a failure's message.
 const CONSOLE_TAIL_BYTES: usize = 1500;
 
@@ -92,13 +102,11 @@ pub fn replicate(
     let mut record = Record { launch_ns: now_ns(), ..Record::default() };
     record.sample.edges_ns.insert(Edge::Launch, 0);
     let mut instance = prepared.launch()?;
-    let followed = follow(instance.as_mut(), conduct, used_before, &mut record, on_output);
-    if followed.is_err() {
+    if let Err(error) = follow(instance.as_mut(), conduct, used_before, &mut record, on_output) {
         instance.kill();
         let _ = instance.reap();
         let _ = instance.clean();
-        followed?;
-        return Err(Error::Interrupted);
+        return Err(error);
     }
     let reaped = instance.reap()?;
     record.stamp(Edge::Exit, now_ns());
@@ -176,8 +184,10 @@ fn drain(
     on_output: &mut dyn FnMut(bool, &[u8]),
 ) -> Result<(), Error> {
     for channel in instance.channels() {
-        // A descendant that outlives the box's first process must not hold the harness up.
-        while let Some(fd) = channel.fd() {
+        // A descendant that outlives the box's first process must not hold the harness up, be it
+        // silent or talkative.
+        for _ in 0..LAST_READS {
+            let Some(fd) = channel.fd() else { break };
             let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::ZERO) {
                 Ok(0) => break,
@@ -185,6 +195,9 @@ fn drain(
                 Err(errno) => return Err(Error::Wait(errno.into())),
             }
             channel.read(now_ns(), &mut |stamped| record.take(stamped, on_output))?;
+        }
+        if channel.is_inside_message() {
+            return Err(Error::CutShort);
         }
     }
     Ok(())
@@ -231,7 +244,8 @@ impl Record {
     fn take(&mut self, stamped: Stamped, on_output: &mut dyn FnMut(bool, &[u8])) {
         match stamped.notice {
             Notice::Edge(edge) => self.stamp(edge, stamped.at_ns),
-            Notice::Probe => self.probes += 1,
+            // The agent itself times a series of these, and reports it.
+            Notice::Probe => {}
             Notice::Report(text) => self.report = Some(text),
             Notice::Output(is_stderr, bytes) => on_output(is_stderr, &bytes),
             Notice::Console(bytes) => {
@@ -272,8 +286,13 @@ impl Record {
                 console,
             });
         }
-        if let Some(text) = self.report.take() {
-            self.sample.metrics = interpret(&text, workload)?;
+        if speaks_for_itself && self.own_exit_code.is_none() {
+            return Err(Error::NoExitStatus);
+        }
+        match self.report.take() {
+            Some(text) => self.sample.metrics = interpret(&text, workload)?,
+            None if workload.metrics().is_empty() => {}
+            None => return Err(Error::NoReport(workload.name())),
         }
         Ok(self.sample)
     }

@@ -1,9 +1,6 @@
 //! Runs a plan: prepare every cell, then blocks of replicates until the schedule is done.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -84,8 +81,8 @@ pub fn run(kit: &Kit, plan: &[CellPlan], schedule: Schedule) -> Finished {
         plan.iter().enumerate().map(|(id, cell)| prepare(kit, id, cell)).collect();
     let mut order = Vec::new();
     let mut rng = Rng::new(schedule.seed);
-    let launches: u32 = plan.iter().map(|cell| cell.replicates + schedule.warmups).sum();
-    let bar = progress::bar(u64::from(launches), "measuring");
+    let launches = plan.iter().map(|cell| u64::from(cell.replicates) + u64::from(schedule.warmups));
+    let bar = progress::bar(launches.sum(), "measuring");
     let blocks = schedule.warmups + plan.iter().map(|cell| cell.replicates).max().unwrap_or(0);
     'blocks: for block in 0..blocks {
         let mut indices: Vec<usize> = (0..plan.len()).collect();
@@ -154,10 +151,15 @@ impl Work {
         let Some(prepared) = &self.prepared else { return };
         let conduct =
             Conduct { workload: plan.workload, weigh: plan.weigh, timeout: schedule.timeout };
-        let result = empty(&prepared.scratch_dirs())
-            .map_err(replicate::Error::Wait)
+        let result = prepared
+            .reset()
+            .map_err(replicate::Error::from)
             .and_then(|()| replicate(prepared.as_ref(), conduct, &mut |_, _| {}));
         match result {
+            Ok(sample) if sample.exit_code != 0 => {
+                let why = format!("the box ended with exit code {}", sample.exit_code);
+                self.cell.failures.push(Failure { block, why });
+            }
             Ok(mut sample) => {
                 sample.block = block;
                 let is_warmup = block < schedule.warmups;
@@ -179,19 +181,4 @@ impl Work {
         }
         self.cell
     }
-}
-
-/// Each replicate begins with empty scratch directories, whatever the last one left there.
-fn empty(directories: &[impl AsRef<Path>]) -> io::Result<()> {
-    for directory in directories {
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -113,9 +113,16 @@ fn kvm_device(source: &Source) -> Check {
 
 fn hypervisor(source: &Source) -> Check {
     if let Ok(flavour) = env::var("TARE_LAB") {
-        return check("hypervisor", "runs under", Some(format!("tare's lab ({flavour})"))).note(
-            "times are virtual: one instruction is one nanosecond; caches, TLB and world switches \
-             cost nothing",
+        let found = check("hypervisor", "runs under", Some(format!("tare's lab ({flavour})")));
+        if flavour == "deterministic" {
+            return found.note(
+                "times are virtual: one instruction is one nanosecond; caches, TLB and world \
+                 switches cost nothing",
+            );
+        }
+        return found.warn(
+            "the CPU is emulated without counting instructions: times say nothing about any machine",
+            "tare lab --flavour deterministic",
         );
     }
     let flags = source.field("/proc/cpuinfo", "flags").unwrap_or_default();

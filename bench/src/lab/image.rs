@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tare_kernels::{Cache, Initramfs, Stderr, lab as lab_kernel};
@@ -13,7 +14,7 @@ use super::{Error, Order};
 /// Where the order's program is put, under its own name: some look at it to know what to do.
 const PROGRAM_DIR: &str = "/tare/bin";
 /// What the emulated host needs beyond what its kernel has built in.
-const MODULES: [&str; 5] = ["kvm-amd", "overlay", "loop", "veth", "bridge"];
+const MODULES: [&str; 3] = ["kvm-amd", "overlay", "brd"];
 
 /// A thing that goes into the lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +105,6 @@ impl Image {
     }
 
     fn file(&mut self, from: &Path, to: &str) -> Result<(), Error> {
-        use std::os::unix::fs::PermissionsExt;
         let metadata = fs::metadata(from).map_err(Error::io("cannot read", from))?;
         self.bytes(to, metadata.permissions().mode() & 0o7777, &read(from)?)
     }
@@ -115,7 +115,12 @@ impl Image {
             .map_err(Error::io("cannot list", from))?;
         // The order of a directory's entries is chance; a round's image is not.
         entries.sort_by_key(fs::DirEntry::file_name);
-        self.parents(&format!("{to}/"))?;
+        self.parents(to)?;
+        if self.present.insert(to.to_owned()) {
+            let metadata = fs::metadata(from).map_err(Error::io("cannot read", from))?;
+            let mode = metadata.permissions().mode() & 0o7777;
+            self.initramfs.directory(to.trim_start_matches('/'), mode)?;
+        }
         for entry in entries {
             let to = format!("{to}/{}", entry.file_name().to_string_lossy());
             let kind = entry.file_type().map_err(Error::io("cannot read", entry.path()))?;
@@ -128,9 +133,10 @@ impl Image {
                     let target = target.to_string_lossy();
                     self.initramfs.symlink(to.trim_start_matches('/'), &target)?;
                 }
-            } else {
+            } else if kind.is_file() {
                 self.file(&entry.path(), &to)?;
             }
+            // Device nodes, sockets and pipes are left out: a box has a /dev of its own.
         }
         Ok(())
     }

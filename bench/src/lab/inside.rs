@@ -1,9 +1,10 @@
 //! PID 1 of the emulated host: set it up, run the order, send out what it left, end the machine.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
@@ -20,6 +21,11 @@ use super::port::{self, Port};
 pub(super) const ORDER_FILE: &str = "/tare/order";
 /// Kernel modules, in the order in which they must be loaded.
 pub(super) const MODULES_DIR: &str = "/tare/modules";
+const MKE2FS: &str = "/usr/sbin/mke2fs";
+const RAM_DISK: &str = "/dev/ram0";
+/// One disk of 768 MiB; it takes memory as it is written to.
+const DISK_PARAMETERS: &CStr = c"rd_nr=1 rd_size=786432";
+
 const NEW_ROOT: &str = "/newroot";
 
 /// True where this process should be [`main`]: PID 1 with an order to carry out.
@@ -43,6 +49,7 @@ fn carry_out() -> io::Result<()> {
     mount_new_root()?;
     mount_kernel_file_systems()?;
     load_modules()?;
+    mount_disk()?;
     let code = run_order()?;
     send_archive(code)
 }
@@ -89,14 +96,34 @@ fn mount_fs(kind: &str, target: &str, options: &str) -> io::Result<()> {
         .map_err(|errno| io::Error::other(format!("cannot mount {kind} on {target}: {errno}")))
 }
 
+/// Puts /tmp on a disk: ext4 on a RAM disk, as a machine has it. On a tmpfs, where fsync does
+/// nothing and O_DIRECT means nothing, a box without a disk of its own would look too good.
+fn mount_disk() -> io::Result<()> {
+    if !Path::new(MKE2FS).exists() {
+        return Ok(());
+    }
+    let options = "hash_seed=01020304-0506-0708-090a-0b0c0d0e0f10,lazy_itable_init=0,nodiscard";
+    let made = Command::new(MKE2FS)
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0"])
+        .args(["-U", "01020304-0506-0708-090a-0b0c0d0e0f10", "-E", options, RAM_DISK])
+        .status()?;
+    if !made.success() {
+        return Err(io::Error::other(format!("{MKE2FS} {RAM_DISK}: {made}")));
+    }
+    mount(Some(RAM_DISK), "/tmp", Some("ext4"), MsFlags::empty(), None::<&str>)?;
+    fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777))?;
+    fs::remove_dir("/tmp/lost+found")
+}
+
 fn load_modules() -> io::Result<()> {
     let mut modules: Vec<_> =
         fs::read_dir(MODULES_DIR)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     modules.sort();
     for module in modules {
         let file = fs::File::open(&module)?;
-        let parameters = CString::default();
-        nix::kmod::finit_module(&file, &parameters, nix::kmod::ModuleInitFlags::empty())
+        let is_disk = module.to_string_lossy().ends_with("-brd.ko");
+        let parameters = if is_disk { DISK_PARAMETERS } else { c"" };
+        nix::kmod::finit_module(&file, parameters, nix::kmod::ModuleInitFlags::empty())
             .map_err(|errno| io::Error::other(format!("module {}: {errno}", module.display())))?;
     }
     Ok(())

@@ -55,23 +55,23 @@ pub(super) fn check_installed() -> Result<(), Error> {
 impl Machine<'_> {
     /// Boots the machine, waits for its end, unpacks what came out; returns the order's exit code.
     pub(super) fn run(&self) -> Result<i32, Error> {
-        let (stderr, stderr_writer) =
-            io::pipe().map_err(Error::io("cannot make a pipe for", QEMU))?;
-        let mut command = self.command(&stderr_writer)?;
+        fs::create_dir_all(self.out_dir).map_err(Error::io("cannot make", self.out_dir))?;
+        let pipe = || io::pipe().map_err(Error::io("cannot make a pipe for", QEMU));
+        let ((stdout, stdout_writer), (stderr, stderr_writer)) = (pipe()?, pipe()?);
+        let mut command = self.command(&stdout_writer, &stderr_writer)?;
         let mut child = command.spawn().map_err(Error::io("cannot run", QEMU))?;
-        drop((command, stderr_writer));
-        let status = self.wait(&mut child, stderr)?;
-        // `isa-debug-exit` with the value 0; anything else was not our PID 1's doing.
-        if status.code() != Some(1) {
-            return Err(Error::Died { status: status.to_string(), console: self.console_tail() });
+        drop((command, stdout_writer, stderr_writer));
+        let status = self.wait(&mut child, stdout, stderr)?;
+        let died = |status: String| Error::Died { status, console: self.console_tail() };
+        // `isa-debug-exit` with the value 0, or QEMU's own refusal of its command line.
+        if status.code() != Some(1) || !self.directory.join(ARCHIVE).exists() {
+            return Err(died(status.to_string()));
         }
-        self.unpack().map_err(Error::Output)?.ok_or_else(|| Error::Died {
-            status: "no exit code came out".to_owned(),
-            console: self.console_tail(),
-        })
+        let code = self.unpack().map_err(Error::Output)?;
+        code.ok_or_else(|| died("no exit code came out".to_owned()))
     }
 
-    fn command(&self, stderr: &PipeWriter) -> Result<Command, Error> {
+    fn command(&self, stdout: &PipeWriter, stderr: &PipeWriter) -> Result<Command, Error> {
         let log = self.directory.join(QEMU_LOG);
         let log = File::create(&log).map_err(Error::io("cannot create", &log))?;
         let mut command = Command::new(QEMU);
@@ -96,7 +96,7 @@ impl Machine<'_> {
             .args(["-device", &format!("isa-debug-exit,iobase={:#x},iosize=1", port::EXIT)])
             .arg("-serial")
             .arg(path_option("file:", &self.directory.join(CONSOLE)))
-            .args(["-chardev", "stdio,id=stdout,signal=off"])
+            .args(["-chardev", &format!("file,id=stdout,path=/dev/fd/{}", stdout.as_raw_fd())])
             .args(["-chardev", &format!("file,id=stderr,path=/dev/fd/{}", stderr.as_raw_fd())])
             .arg("-chardev")
             .arg(path_option("file,id=archive,path=", &self.directory.join(ARCHIVE)));
@@ -106,40 +106,39 @@ impl Machine<'_> {
             command.args(["-device", &format!("isa-debugcon,iobase={port:#x},chardev={name}")]);
         }
         // QEMU warns about every CPU feature that it does not emulate: of interest if it fails.
-        command.stdin(Stdio::null()).stderr(log);
-        let stderr = stderr.as_raw_fd();
+        // Its own standard output is not this process's: QEMU makes it non-blocking for good.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let pipes = [stdout.as_raw_fd(), stderr.as_raw_fd()];
         // SAFETY: prctl and fcntl with plain numbers are async-signal-safe and touch no memory.
         unsafe {
             command.pre_exec(move || {
                 let is_bound = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0;
-                let is_inherited = libc::fcntl(stderr, libc::F_SETFD, 0) == 0;
+                let is_inherited = pipes.iter().all(|fd| libc::fcntl(*fd, libc::F_SETFD, 0) == 0);
                 if is_bound && is_inherited { Ok(()) } else { Err(io::Error::last_os_error()) }
             });
         }
         Ok(command)
     }
 
-    /// Passes the order's standard error on until QEMU ends, which closes it; wakes now and then
+    /// Passes the order's output on until QEMU ends, which closes both pipes; wakes now and then
     /// for the progress line and the limit.
-    fn wait(&self, child: &mut Child, mut stderr: PipeReader) -> Result<ExitStatus, Error> {
+    fn wait(
+        &self,
+        child: &mut Child,
+        stdout: PipeReader,
+        stderr: PipeReader,
+    ) -> Result<ExitStatus, Error> {
         let started = Instant::now();
         let spinner = progress::spinner("lab: the emulated host is running");
-        let mut buffer = [0; 4096];
-        loop {
-            let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLIN)];
-            let ready = match poll(&mut fds, TICK_MS) {
-                Ok(count) => count > 0,
-                Err(Errno::EINTR) => false,
-                Err(errno) => return Err(Error::io("cannot wait for", QEMU)(errno.into())),
-            };
-            if ready {
-                let count =
-                    stderr.read(&mut buffer).map_err(Error::io("cannot read from", QEMU))?;
-                if count == 0 {
-                    spinner.finish_and_clear();
-                    return child.wait().map_err(Error::io("cannot wait for", QEMU));
-                }
-                spinner.suspend(|| io::stderr().write_all(&buffer[..count])).ok();
+        let mut streams = [Some(stdout), Some(stderr)];
+        while streams.iter().any(Option::is_some) {
+            for index in self.ready(&streams)? {
+                let bytes = read_some(&mut streams[index])?;
+                // A reader that has gone away is not the lab's failure.
+                let _ = spinner.suspend(|| match index {
+                    0 => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
+                    _ => io::stderr().write_all(&bytes),
+                });
             }
             let is_late = started.elapsed() > self.lab.timeout;
             if is_late || interrupt::requested() {
@@ -153,6 +152,22 @@ impl Machine<'_> {
             }
             spinner.tick();
         }
+        spinner.finish_and_clear();
+        child.wait().map_err(Error::io("cannot wait for", QEMU))
+    }
+
+    /// Which streams have something to read, or have ended; none after a while or a signal.
+    fn ready(&self, streams: &[Option<PipeReader>; 2]) -> Result<Vec<usize>, Error> {
+        let open: Vec<_> =
+            (0..2).filter_map(|index| Some((index, streams[index].as_ref()?))).collect();
+        let mut fds: Vec<_> =
+            open.iter().map(|(_, stream)| PollFd::new(stream.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut fds, TICK_MS) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::io("cannot wait for", QEMU)(errno.into())),
+        }
+        let news = open.iter().zip(&fds).filter(|(_, fd)| fd.any().unwrap_or(false));
+        Ok(news.map(|((index, _), _)| *index).collect())
     }
 
     /// The last words of the emulated host's console and of QEMU itself.
@@ -185,6 +200,18 @@ impl Machine<'_> {
         }
         Ok(code)
     }
+}
+
+/// Reads once; an ended stream is dropped.
+fn read_some(stream: &mut Option<PipeReader>) -> Result<Vec<u8>, Error> {
+    let Some(reader) = stream else { return Ok(Vec::new()) };
+    let mut buffer = vec![0; 1 << 16];
+    let count = reader.read(&mut buffer).map_err(Error::io("cannot read from", QEMU))?;
+    if count == 0 {
+        *stream = None;
+    }
+    buffer.truncate(count);
+    Ok(buffer)
 }
 
 fn path_option(prefix: &str, path: &Path) -> OsString {

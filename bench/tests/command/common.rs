@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tare::results::Results;
+
 /// The command under test.
 pub(crate) fn tare() -> Command {
     Command::new(assert_cmd::cargo::cargo_bin!("tare"))
@@ -14,6 +16,17 @@ pub(crate) fn tare() -> Command {
 /// Runs it and returns what it printed, however it ended.
 pub(crate) fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// The one results file in a directory.
+pub(crate) fn load_only(directory: &Path) -> Results {
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    Results::load(&files.remove(0)).unwrap()
 }
 
 /// Standard output and error as text, for messages.
@@ -31,7 +44,9 @@ pub(crate) fn text(output: &Output) -> String {
 pub(crate) fn may_run(test: &str, what: &str, is_there: bool) -> bool {
     if !is_there {
         assert!(std::env::var_os("CI").is_none(), "{test}: CI lacks {what}");
-        eprintln!("SKIPPED {test}: this machine lacks {what}");
+        // Past the capture of the test runner: what is skipped must be seen.
+        let line = format_args!("SKIPPED {test}: this machine lacks {what}\n");
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), line);
     }
     is_there
 }

@@ -9,7 +9,9 @@ mod process;
 
 pub(crate) use file::{File, c_path};
 pub(crate) use mapping::Mapping;
-pub(crate) use process::{Child, Pipe, affinity, current_pid, die_with, exit_status, fork, pin};
+pub(crate) use process::{
+    Child, Pipe, affinity, current_pid, die_with, die_with_parent, exit_status, fork, pin,
+};
 
 use crate::Errno;
 

@@ -31,11 +31,17 @@ pub(crate) fn current_pid() -> libc::pid_t {
     unsafe { libc::getpid() }
 }
 
+/// Ends this process when its parent ends, for a command that may run for long: a host that is
+/// killed leaves nothing behind.
+pub(crate) fn die_with_parent() -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}
+
 /// In a child of `parent`: ends this process when its parent ends, so that a host which kills the
 /// agent leaves nothing behind.
 pub(crate) fn die_with(parent: libc::pid_t) -> Result<(), Errno> {
-    // SAFETY: touches no memory.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    die_with_parent()?;
     // The parent may have ended before that.
     // SAFETY: always succeeds.
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(Errno(libc::ESRCH)) }

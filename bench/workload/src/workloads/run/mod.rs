@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use core::time::Duration;
 
 use crate::clock::now_ns;
+use crate::sys::die_with_parent;
 use crate::{
     Context, Env, Error, MetricSpec, ParameterError, Params, Prepared, Report, Stdio, Unit,
     Workload,
@@ -58,7 +59,10 @@ impl Workload for Run {
         let program = Program::locate(env.command)?;
         env.outlet.seal().on("fcntl(FD_CLOEXEC)", "the channel to the host")?;
         let relay = match env.stdio {
-            Stdio::Inherit => None,
+            Stdio::Inherit => {
+                die_with_parent().on("prctl(PR_SET_PDEATHSIG)", "the agent")?;
+                None
+            }
             Stdio::Frames => Some(Relay::new(env.outlet)?),
         };
         Ok(Box::new(Command { program, relay }))
