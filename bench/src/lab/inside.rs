@@ -104,7 +104,9 @@ fn mount_disk() -> io::Result<()> {
     }
     let options = "hash_seed=01020304-0506-0708-090a-0b0c0d0e0f10,lazy_itable_init=0,nodiscard";
     let made = Command::new(MKE2FS)
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0"])
+        // The features of the guests' disks (tare-kernels, ext4.rs): the boxes differ, not these.
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0"])
+        .args(["-O", "^has_journal,^resize_inode,^metadata_csum,^64bit"])
         .args(["-U", "01020304-0506-0708-090a-0b0c0d0e0f10", "-E", options, RAM_DISK])
         .status()?;
     if !made.success() {
