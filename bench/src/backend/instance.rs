@@ -62,10 +62,6 @@ impl Child {
         Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(fd) }, is_reaped: false })
     }
 
-    pub(crate) fn pid(&self) -> libc::pid_t {
-        self.pid
-    }
-
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -105,6 +101,44 @@ impl Child {
         let peak_rss_bytes = usage.ru_maxrss.unsigned_abs() * 1024;
         let is_own = peak_rss_bytes > own_peak_rss_bytes();
         Ok(Reaped { code, peak_rss_bytes: is_own.then_some(peak_rss_bytes) })
+    }
+}
+
+/// An instance that is one child process of the harness: a plain process, or a VMM.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) channels: Vec<Channel>,
+    /// Size of the guest's RAM, where the child is a VMM.
+    pub(crate) guest_ram_bytes: Option<u64>,
+}
+
+impl Instance for Running {
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
+    }
+
+    fn channels(&mut self) -> &mut [Channel] {
+        &mut self.channels
+    }
+
+    fn reap(&mut self) -> Result<Reaped, Error> {
+        self.child.reap().map_err(Error::drive("cannot reap the instance's process"))
+    }
+
+    fn kill(&mut self) {
+        self.child.kill();
+    }
+
+    fn scale(&self) -> Scale {
+        Scale { pid: self.child.pid, guest_ram_bytes: self.guest_ram_bytes }
+    }
+
+    fn speaks_for_itself(&self) -> bool {
+        self.guest_ram_bytes.is_some()
+    }
+
+    fn clean(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
     }
 }
 

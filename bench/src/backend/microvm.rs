@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic;
 use std::path::Path;
 
@@ -14,8 +14,7 @@ use tare_vmm::{BlockConfig, Config, Observer, Vmm};
 use tare_workload::{Channel as Wire, Decoder, Event};
 
 use super::channel::{Channel, record};
-use super::instance::{Child, Instance, Reaped};
-use super::memory::Scale;
+use super::instance::{Child, Instance, Running};
 use super::{Assignment, Availability, Backend, Error, Prepared};
 use crate::clock::now_ns;
 use crate::host;
@@ -135,8 +134,8 @@ impl Prepared for Ready {
                 drop(writer);
                 Ok(Box::new(Running {
                     child,
-                    channels: [Channel::records(reader)],
-                    memory_bytes: self.config.memory_bytes,
+                    channels: vec![Channel::records(reader)],
+                    guest_ram_bytes: Some(self.config.memory_bytes),
                 }))
             }
         }
@@ -232,40 +231,4 @@ fn write_record(pipe: &mut File, header: &[u8], payload: &[u8]) -> io::Result<()
     let written = pipe.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
     pipe.write_all(header.get(written..).unwrap_or_default())?;
     pipe.write_all(payload.get(written.saturating_sub(header.len())..).unwrap_or_default())
-}
-
-struct Running {
-    child: Child,
-    channels: [Channel; 1],
-    memory_bytes: u64,
-}
-
-impl Instance for Running {
-    fn pidfd(&self) -> BorrowedFd<'_> {
-        self.child.pidfd()
-    }
-
-    fn channels(&mut self) -> &mut [Channel] {
-        &mut self.channels
-    }
-
-    fn reap(&mut self) -> Result<Reaped, Error> {
-        self.child.reap().map_err(Error::drive("cannot reap the VMM"))
-    }
-
-    fn kill(&mut self) {
-        self.child.kill();
-    }
-
-    fn scale(&self) -> Scale {
-        Scale { pid: self.child.pid(), guest_ram_bytes: Some(self.memory_bytes) }
-    }
-
-    fn speaks_for_itself(&self) -> bool {
-        true
-    }
-
-    fn clean(self: Box<Self>) -> Result<(), Error> {
-        Ok(())
-    }
 }

@@ -11,8 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use tare_workload::Channel as Wire;
 
 use super::channel::Channel;
-use super::instance::{Child, Instance, Reaped};
-use super::memory::Scale;
+use super::instance::{Child, Instance, Running};
 use super::scratch::ScratchDir;
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::kit::Kit;
@@ -86,7 +85,7 @@ impl Prepared for Ready {
         let pipes = Pipes::new(self.output).map_err(failed)?;
         let pid = spawn(&self.program, &self.arguments, &pipes).map_err(failed)?;
         let child = Child::adopt(pid).map_err(failed)?;
-        Ok(Box::new(Running { child, channels: pipes.into_channels() }))
+        Ok(Box::new(Running { child, channels: pipes.into_channels(), guest_ram_bytes: None }))
     }
 }
 
@@ -205,35 +204,4 @@ impl Drop for FileActions {
 
 fn check(error: i32) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
-}
-
-struct Running {
-    child: Child,
-    channels: Vec<Channel>,
-}
-
-impl Instance for Running {
-    fn pidfd(&self) -> BorrowedFd<'_> {
-        self.child.pidfd()
-    }
-
-    fn channels(&mut self) -> &mut [Channel] {
-        &mut self.channels
-    }
-
-    fn reap(&mut self) -> Result<Reaped, Error> {
-        self.child.reap().map_err(Error::drive("cannot reap the process"))
-    }
-
-    fn kill(&mut self) {
-        self.child.kill();
-    }
-
-    fn scale(&self) -> Scale {
-        Scale { pid: self.child.pid(), guest_ram_bytes: None }
-    }
-
-    fn clean(self: Box<Self>) -> Result<(), Error> {
-        Ok(())
-    }
 }

@@ -4,7 +4,7 @@
 //! wakes, like those of a process.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,8 +12,7 @@ use std::process::{Command, Stdio};
 use tare_workload::Channel as Wire;
 
 use super::channel::Channel;
-use super::instance::{Child, Instance, Reaped};
-use super::memory::Scale;
+use super::instance::{Child, Instance, Running};
 use super::microvm::probe_virtualization;
 use super::{Assignment, Availability, Backend, Error, Prepared};
 use crate::kit::{GuestDisks, Kit};
@@ -156,44 +155,8 @@ impl Prepared for Ready {
         let pid = i32::try_from(pid).map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
         Ok(Box::new(Running {
             child: Child::adopt(pid).map_err(failed)?,
-            channels: [Channel::raw(OwnedFd::from(reader))],
-            memory_bytes: self.memory_bytes,
+            channels: vec![Channel::raw(OwnedFd::from(reader))],
+            guest_ram_bytes: Some(self.memory_bytes),
         }))
-    }
-}
-
-struct Running {
-    child: Child,
-    channels: [Channel; 1],
-    memory_bytes: u64,
-}
-
-impl Instance for Running {
-    fn pidfd(&self) -> BorrowedFd<'_> {
-        self.child.pidfd()
-    }
-
-    fn channels(&mut self) -> &mut [Channel] {
-        &mut self.channels
-    }
-
-    fn reap(&mut self) -> Result<Reaped, Error> {
-        self.child.reap().map_err(Error::drive("cannot reap QEMU"))
-    }
-
-    fn kill(&mut self) {
-        self.child.kill();
-    }
-
-    fn scale(&self) -> Scale {
-        Scale { pid: self.child.pid(), guest_ram_bytes: Some(self.memory_bytes) }
-    }
-
-    fn speaks_for_itself(&self) -> bool {
-        true
-    }
-
-    fn clean(self: Box<Self>) -> Result<(), Error> {
-        Ok(())
     }
 }
