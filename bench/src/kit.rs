@@ -101,13 +101,15 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// Makes the run's directory, with the agent in it.
+    /// Makes the run's directory, with the agent in it, and removes what dead runs left.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn new(choice: Choice) -> Result<Kit, Error> {
         let directory =
             RunDir::new().map_err(io_error("cannot make a directory in", &std::env::temp_dir()))?;
+        // A cgroup that this user may not remove was not left by this user's runs.
+        let _ = tare_container::sweep();
         let agent = directory.path().join("tare-guest");
         fs::write(&agent, AGENT).map_err(io_error("cannot write", &agent))?;
         fs::set_permissions(&agent, Permissions::from_mode(0o755))
