@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match tare::cli::run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tare: {error:#}");
+            eprintln!("tare: {}", tare::cli::explain(&error));
             tare::cli::code_of(&error)
         }
     }

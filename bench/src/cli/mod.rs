@@ -140,6 +140,15 @@ fn print_text(text: &str) -> std::io::Result<()> {
     }
 }
 
+/// An error with its causes, each once: many messages already end with their cause.
+pub fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
+}
+
 /// The exit code for an error that ended a command.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let is_missing = error.chain().any(|cause| {
@@ -162,6 +171,14 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_explain_says_each_cause_once() {
+        let error = anyhow::anyhow!("no such file").context("cannot read x: no such file");
+        assert_eq!(explain(&error), "cannot read x: no such file");
+        let error = anyhow::anyhow!("no such file").context("cannot read x");
+        assert_eq!(explain(&error), "cannot read x: no such file");
+    }
 
     #[test]
     fn test_command_line_is_well_formed() {
