@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use tare_kernels::{Cache, Stderr, rootfs};
 
 use crate::kit;
-use crate::lab::{Flavour, IN_DIR, Lab, Order, Payload};
+use crate::lab::{DISK_DIR, Flavour, IN_DIR, Lab, Order, Payload};
 
 /// Programs of this host that tare uses in the lab, where they are installed.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
@@ -121,7 +121,7 @@ impl Errand {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             ),
             ("HOME".to_owned(), "/root".to_owned()),
-            ("TMPDIR".to_owned(), "/tmp".to_owned()),
+            ("TMPDIR".to_owned(), DISK_DIR.to_owned()),
             ("XDG_CACHE_HOME".to_owned(), "/root/.cache".to_owned()),
             (LAB_VARIABLE.to_owned(), self.flavour.name().to_owned()),
         ];

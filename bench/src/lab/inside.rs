@@ -13,9 +13,9 @@ use std::{env, fs, process};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::OUT_DIR;
 use super::machine::EXIT_CODE_ENTRY;
 use super::port::{self, Port};
+use super::{DISK_DIR, OUT_DIR};
 
 /// Where the initramfs holds the order; see `image.rs`, which writes it.
 pub(super) const ORDER_FILE: &str = "/tare/order";
@@ -78,7 +78,7 @@ fn mount_new_root() -> io::Result<()> {
 }
 
 fn mount_kernel_file_systems() -> io::Result<()> {
-    for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", OUT_DIR] {
+    for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", DISK_DIR, OUT_DIR] {
         fs::create_dir_all(directory)?;
     }
     mount_fs("proc", "/proc", "")?;
@@ -96,7 +96,7 @@ fn mount_fs(kind: &str, target: &str, options: &str) -> io::Result<()> {
         .map_err(|errno| io::Error::other(format!("cannot mount {kind} on {target}: {errno}")))
 }
 
-/// Puts /tmp on a disk: ext4 on a RAM disk, as a machine has it. On a tmpfs, where fsync does
+/// Gives the order a disk for its temporary files: ext4 on a RAM disk, as a machine has it. On a tmpfs, where fsync does
 /// nothing and O_DIRECT means nothing, a box without a disk of its own would look too good.
 fn mount_disk() -> io::Result<()> {
     if !Path::new(MKE2FS).exists() {
@@ -112,9 +112,9 @@ fn mount_disk() -> io::Result<()> {
     if !made.success() {
         return Err(io::Error::other(format!("{MKE2FS} {RAM_DISK}: {made}")));
     }
-    mount(Some(RAM_DISK), "/tmp", Some("ext4"), MsFlags::empty(), None::<&str>)?;
-    fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777))?;
-    fs::remove_dir("/tmp/lost+found")
+    mount(Some(RAM_DISK), DISK_DIR, Some("ext4"), MsFlags::empty(), None::<&str>)?;
+    fs::set_permissions(DISK_DIR, fs::Permissions::from_mode(0o1777))?;
+    fs::remove_dir(Path::new(DISK_DIR).join("lost+found"))
 }
 
 fn load_modules() -> io::Result<()> {
