@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::lab::{DETERMINISTIC, Errand, FlavourArg, LAB_VARIABLE, MachineArgs};
+use super::lab::{Errand, FlavourArg, MachineArgs};
 use super::launch::backend_names;
 use super::plan::{self, Wish};
 use super::{HostChoice, KitArgs, exit, print_text};
@@ -16,6 +16,7 @@ use crate::harness::{self, Schedule};
 use crate::host::{self, Source};
 use crate::interrupt;
 use crate::kit::Kit;
+use crate::lab::{DETERMINISTIC, LAB_VARIABLE};
 use crate::results::{Clock, Results, Status};
 use crate::rundir::RunDir;
 use crate::{claims, record, report};

@@ -9,17 +9,12 @@ use clap::{Args, ValueEnum};
 use tare_kernels::{Cache, Stderr, rootfs};
 
 use crate::kit;
-use crate::lab::{DISK_DIR, Flavour, IN_DIR, Lab, Order, Payload};
+use crate::lab::{DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, LAB_VARIABLE, Lab, Order, Payload};
 
 /// Programs of this host that tare uses in the lab, where they are installed.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
 /// What QEMU's microvm machine loads besides its own libraries.
 const QEMU_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
-
-/// Set in the lab, to the name of its flavour.
-pub(super) const LAB_VARIABLE: &str = "TARE_LAB";
-/// Name of the flavour whose time is exact.
-pub(super) const DETERMINISTIC: &str = "deterministic";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

@@ -7,13 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use tare_workload::{Channel, Job};
 
-use super::lab::{Errand, FlavourArg, LAB_VARIABLE, MachineArgs};
+use super::lab::{Errand, FlavourArg, MachineArgs};
 use super::{HostChoice, KitArgs, exit, table};
 use crate::backend::{self, Assignment, Availability, Backend, Output};
 use crate::harness::{Conduct, ReplicateError, replicate};
 use crate::host;
 use crate::interrupt;
 use crate::kit::Kit;
+use crate::lab::LAB_VARIABLE;
 use crate::results::Sample;
 use crate::rundir::RunDir;
 

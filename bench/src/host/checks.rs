@@ -3,6 +3,7 @@
 use std::env;
 
 use super::Source;
+use crate::lab::{DETERMINISTIC, LAB_VARIABLE};
 use crate::results::{Check, Level};
 
 /// Runs every check.
@@ -112,9 +113,9 @@ fn kvm_device(source: &Source) -> Check {
 }
 
 fn hypervisor(source: &Source) -> Check {
-    if let Ok(flavour) = env::var("TARE_LAB") {
+    if let Ok(flavour) = env::var(LAB_VARIABLE) {
         let found = check("hypervisor", "runs under", Some(format!("tare's lab ({flavour})")));
-        if flavour == "deterministic" {
+        if flavour == DETERMINISTIC {
             return found.note(
                 "times are virtual: one instruction is one nanosecond; caches, TLB and world \
                  switches cost nothing",

@@ -72,6 +72,10 @@ pub struct Order {
     pub out_dir: PathBuf,
 }
 
+/// Set in the environment of whatever runs in the lab, to the name of its flavour.
+pub const LAB_VARIABLE: &str = "TARE_LAB";
+/// Name of the flavour whose time is exact.
+pub const DETERMINISTIC: &str = "deterministic";
 /// Directory in the lab whose files come back out.
 pub const OUT_DIR: &str = "/out";
 /// Directory in the lab for temporary files: on a disk, where `mke2fs` went in.
