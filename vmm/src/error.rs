@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{BlockError, BootError, KvmError, MemoryError, VcpuError};
+use crate::{BlockError, BootError, KvmError, MemoryError, ReactorError, VcpuError};
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
 #[derive(Debug, Error)]
@@ -23,4 +23,7 @@ pub enum Error {
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// The thread that serves devices cannot.
+    #[error(transparent)]
+    Reactor(#[from] ReactorError),
 }

@@ -6,8 +6,8 @@
 //!
 //! # Rules
 //!
-//! - **The calling thread is the vCPU.** The VMM starts no thread. Devices are served by the vCPU's
-//!   thread, at the exit that asks for it.
+//! - **The calling thread is the vCPU.** Devices are served by the vCPU's thread, at the exit that
+//!   asks for it. Only a device to which the host side may speak first brings a second thread.
 //! - **Nothing polls, sleeps or logs.** An idle guest sleeps in `KVM_RUN`. What happens is told to
 //!   an [`Observer`], stamped by `CLOCK_MONOTONIC`.
 //! - **Nothing outside is trusted**: neither kernel image, initramfs and command line nor guest
@@ -65,6 +65,7 @@ mod kvm;
 mod layout;
 mod memory;
 mod observer;
+mod reactor;
 mod stopper;
 mod vcpu;
 mod vmm;
@@ -77,6 +78,7 @@ pub use exits::{End, ExitCounts, Outcome};
 pub use kvm::KvmError;
 pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError};
 pub use observer::{Edge, Observer};
+pub use reactor::ReactorError;
 pub use stopper::Stopper;
 pub use vcpu::VcpuError;
 pub use vmm::Vmm;

@@ -70,7 +70,7 @@ pub enum VcpuError {
 pub(crate) struct Machine<'a> {
     pub(crate) vm: &'a VmFd,
     pub(crate) ram: &'a GuestRam,
-    pub(crate) devices: &'a mut Devices,
+    pub(crate) devices: &'a Devices,
     pub(crate) observer: &'a mut dyn Observer,
     pub(crate) stopper: &'a Stopper,
     /// The guest has not left for the VMM yet.
@@ -145,7 +145,7 @@ fn step(
         }
         Ok(VcpuExit::MmioWrite(address, data)) => {
             exits.mmio_write += 1;
-            devices.mmio_write(vm, ram, address, data)?;
+            devices.mmio_write(vm, ram, address, data, || stopper.is_asked())?;
             Ok(Next::Enter)
         }
         Ok(VcpuExit::MmioRead(address, data)) => {

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::thread;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
-use crate::devices::{Block, Devices};
+use crate::devices::{Block, Device, Devices};
 use crate::layout::{IDENTITY_MAP, TSS, VIRTIO_IRQS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
+use crate::reactor::{Reactor, ReactorError};
 use crate::stopper::Stopper;
 use crate::vcpu::Machine;
 use crate::{BlockError, Config, Error, KvmError, Outcome, boot, cpu, kvm, vcpu};
@@ -22,19 +24,21 @@ pub struct Vmm {
     vm: VmFd,
     ram: GuestRam,
     devices: Devices,
+    reactor: Option<Reactor>,
     observer: Box<dyn Observer>,
     stopper: Stopper,
 }
 
 impl fmt::Debug for Vmm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vmm { vcpu, vm, ram, devices, observer: _, stopper } = self;
+        let Vmm { vcpu, vm, ram, devices, reactor, observer: _, stopper } = self;
         formatter
             .debug_struct("Vmm")
             .field("vcpu", vcpu)
             .field("vm", vm)
             .field("ram", ram)
             .field("devices", devices)
+            .field("reactor", reactor)
             .field("stopper", stopper)
             .finish_non_exhaustive()
     }
@@ -65,12 +69,14 @@ impl Vmm {
         ram.attach(&vm)?;
         add_controllers(&vm)?;
         let vcpu = cpu::create(&host, &vm)?;
-        let devices = Devices::new(blocks.into_iter().zip(irqs.iter().copied()));
+        let virtio = blocks.into_iter().map(|block| Box::new(block) as Box<dyn Device>);
+        let devices = Devices::new(virtio.zip(irqs.iter().copied()));
+        let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         let entry = boot::load(config, &cmdline, &ram)?;
         cpu::start_at(&vcpu, entry)?;
         observer.edge(Edge::Loaded, now_ns());
-        Ok(Vmm { vcpu, vm, ram, devices, observer, stopper: Stopper::new() })
+        Ok(Vmm { vcpu, vm, ram, devices, reactor, observer, stopper: Stopper::new() })
     }
 
     /// Something to end [`run`](Vmm::run) with from another thread.
@@ -84,24 +90,41 @@ impl Vmm {
         self.ram.host_range()
     }
 
-    /// Runs the guest until it ends. The calling thread becomes the vCPU; nothing else runs, and
-    /// nothing polls: while the guest is idle, the thread sleeps in the kernel.
+    /// Runs the guest until it ends. The calling thread becomes the vCPU; a device thread runs
+    /// beside it if a device needs one. Nothing polls: while the guest is idle, both sleep in the
+    /// kernel.
     ///
     /// Everything the microVM had is gone when this returns.
     ///
     /// # Errors
     ///
-    /// [`Error::Vcpu`] if the guest cannot be run on, [`Error::Kvm`] if KVM refuses an interrupt.
+    /// [`Error::Vcpu`] if the guest cannot be run on, [`Error::Kvm`] if KVM refuses an interrupt,
+    /// [`Error::Reactor`] if the device thread cannot be started or wait.
     pub fn run(mut self) -> Result<Outcome, Error> {
-        let mut machine = Machine {
-            vm: &self.vm,
-            ram: &self.ram,
-            devices: &mut self.devices,
-            observer: &mut *self.observer,
-            stopper: &self.stopper,
-            fresh: true,
-        };
-        vcpu::run(&mut self.vcpu, &mut machine)
+        let Vmm { vcpu, vm, ram, devices, reactor, observer, stopper } = &mut self;
+        let (vm, ram, devices, stopper) = (&*vm, &*ram, &*devices, &*stopper);
+        let mut machine =
+            Machine { vm, ram, devices, observer: &mut **observer, stopper, fresh: true };
+        let Some(reactor) = reactor else { return vcpu::run(vcpu, &mut machine) };
+        thread::scope(|scope| {
+            let serve = || {
+                let result = reactor.run(vm, ram, devices);
+                if result.is_err() {
+                    stopper.stop();
+                }
+                result
+            };
+            let thread = thread::Builder::new()
+                .name("tare-devices".to_owned())
+                .spawn_scoped(scope, serve)
+                .map_err(ReactorError::on("be started"))?;
+            let outcome = vcpu::run(vcpu, &mut machine);
+            reactor.end();
+            match thread.join() {
+                Ok(served) => served.and(outcome),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
     }
 }
 

@@ -8,11 +8,14 @@ mod line;
 mod serial;
 mod virtio;
 
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
 pub use virtio::BlockError;
-pub(crate) use virtio::{Block, Transport};
+pub(crate) use virtio::{Block, Device, Notify, Transport};
 
 use crate::KvmError;
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
@@ -29,45 +32,47 @@ pub(crate) enum PortWrite {
     Reset,
 }
 
-/// Every device that the VMM itself answers for.
+/// Every device that the VMM itself answers for. Each has a lock of its own: several vCPUs and the
+/// device thread reach them.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    serial: Serial,
-    serial_line: Line,
-    virtio: Vec<(Transport<Block>, Line)>,
+    serial: Mutex<(Serial, Line)>,
+    virtio: Vec<Mutex<(Transport, Line)>>,
 }
 
 impl Devices {
-    /// COM1, the keyboard controller, and `blocks` with an interrupt line each.
-    pub(crate) fn new(blocks: impl Iterator<Item = (Block, u32)>) -> Devices {
+    /// COM1, the keyboard controller, and `virtio` with an interrupt line each.
+    pub(crate) fn new(virtio: impl Iterator<Item = (Box<dyn Device>, u32)>) -> Devices {
         Devices {
-            serial: Serial::default(),
-            serial_line: Line::new(SERIAL_IRQ),
-            virtio: blocks.map(|(block, irq)| (Transport::new(block), Line::new(irq))).collect(),
+            serial: Mutex::new((Serial::default(), Line::new(SERIAL_IRQ))),
+            virtio: virtio
+                .map(|(device, irq)| Mutex::new((Transport::new(device), Line::new(irq))))
+                .collect(),
         }
     }
 
     /// Whether a write to `port` now is serial output. The caller stamps it before all else.
     pub(crate) fn is_output(&self, port: u16) -> bool {
-        port == serial::DATA && self.serial.transmits()
+        port == serial::DATA && lock(&self.serial).0.transmits()
     }
 
     /// An `out` or one exit's part of `rep outs`. Wide accesses to byte-wide ports do nothing but
     /// at the serial port, where every byte is output.
     pub(crate) fn port_write(
-        &mut self,
+        &self,
         vm: &VmFd,
         port: u16,
         data: &[u8],
     ) -> Result<PortWrite, KvmError> {
         match port {
             serial::DATA..=serial::LAST => {
-                if self.is_output(port) {
-                    self.serial.transmitted();
+                let (serial, line) = &mut *lock(&self.serial);
+                if port == serial::DATA && serial.transmits() {
+                    serial.transmitted();
                 } else if let &[value] = data {
-                    self.serial.write(port - serial::DATA, value);
+                    serial.write(port - serial::DATA, value);
                 }
-                self.serial_line.set(vm, self.serial.interrupts())?;
+                line.set(vm, serial.interrupts())?;
                 Ok(PortWrite::Done)
             }
             i8042::COMMAND if I8042::is_reset(data) => Ok(PortWrite::Reset),
@@ -76,17 +81,13 @@ impl Devices {
     }
 
     /// An `in`; ports that nobody has read as all ones, as on a PC's bus.
-    pub(crate) fn port_read(
-        &mut self,
-        vm: &VmFd,
-        port: u16,
-        data: &mut [u8],
-    ) -> Result<(), KvmError> {
+    pub(crate) fn port_read(&self, vm: &VmFd, port: u16, data: &mut [u8]) -> Result<(), KvmError> {
         data.fill(0xff);
         match (port, data) {
             (serial::DATA..=serial::LAST, [value]) => {
-                *value = self.serial.read(port - serial::DATA);
-                self.serial_line.set(vm, self.serial.interrupts())
+                let (serial, line) = &mut *lock(&self.serial);
+                *value = serial.read(port - serial::DATA);
+                line.set(vm, serial.interrupts())
             }
             (i8042::COMMAND, [value]) => {
                 *value = I8042::STATUS;
@@ -97,33 +98,99 @@ impl Devices {
     }
 
     /// A read of memory that is no RAM.
-    pub(crate) fn mmio_read(&mut self, address: u64, data: &mut [u8]) {
+    pub(crate) fn mmio_read(&self, address: u64, data: &mut [u8]) {
         match self.virtio_at(address) {
-            Some((offset, (transport, _))) => transport.read(offset, data),
+            Some((offset, device)) => lock(device).0.read(offset, data),
             None => data.fill(0xff),
         }
     }
 
-    /// A write to memory that is no RAM.
+    /// A write to memory that is no RAM. `interrupted` says whether the vCPU is wanted elsewhere,
+    /// so that a driver which adds requests for ever cannot hold it.
     pub(crate) fn mmio_write(
-        &mut self,
+        &self,
         vm: &VmFd,
         ram: &GuestRam,
         address: u64,
         data: &[u8],
+        interrupted: impl Fn() -> bool,
     ) -> Result<(), KvmError> {
-        match self.virtio_at(address) {
-            Some((offset, (transport, line))) => {
-                transport.write(ram.memory(), offset, data);
-                line.set(vm, transport.interrupts())
-            }
-            None => Ok(()),
+        let Some((offset, device)) = self.virtio_at(address) else { return Ok(()) };
+        let (transport, line) = &mut *lock(device);
+        transport.write(ram.memory(), offset, data);
+        line.set(vm, transport.interrupts())?;
+        while !interrupted() && transport.go_on(ram.memory()) {
+            line.set(vm, transport.interrupts())?;
         }
+        Ok(())
     }
 
-    fn virtio_at(&mut self, address: u64) -> Option<(u64, &mut (Transport<Block>, Line))> {
+    /// The sources that the device thread has to watch.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        let mut sources = Vec::new();
+        for (device, slot) in self.virtio.iter().enumerate() {
+            let transport = &lock(slot).0;
+            let host = transport.source().map(|fd| fd.as_raw_fd());
+            sources.extend(host.map(|fd| Source::Host { device, fd }));
+            if transport.notify() == Notify::Thread {
+                let address = VIRTIO_MMIO + VIRTIO_MMIO_STRIDE * device as u64 + NOTIFY;
+                let queues = 0..transport.queue_count();
+                sources.extend(queues.map(|queue| Source::Driver { device, queue, address }));
+            }
+        }
+        sources
+    }
+
+    /// What the device thread does when a source is ready. True if there is more to do.
+    pub(crate) fn serve(
+        &self,
+        vm: &VmFd,
+        ram: &GuestRam,
+        source: &Source,
+    ) -> Result<bool, KvmError> {
+        let (Source::Host { device, .. } | Source::Driver { device, .. }) = *source;
+        let Some(slot) = self.virtio.get(device) else { return Ok(false) };
+        let (transport, line) = &mut *lock(slot);
+        match *source {
+            Source::Host { .. } => transport.host_ready(ram.memory()),
+            Source::Driver { queue, .. } => transport.notified(ram.memory(), queue),
+        }
+        line.set(vm, transport.interrupts())?;
+        Ok(transport.is_unfinished())
+    }
+
+    fn virtio_at(&self, address: u64) -> Option<(u64, &Mutex<(Transport, Line)>)> {
         let from = address.checked_sub(VIRTIO_MMIO)?;
         let index = usize::try_from(from / VIRTIO_MMIO_STRIDE).ok()?;
-        Some((from % VIRTIO_MMIO_STRIDE, self.virtio.get_mut(index)?))
+        Some((from % VIRTIO_MMIO_STRIDE, self.virtio.get(index)?))
     }
+}
+
+/// `QueueNotify` among a device's registers (section 4.2.2).
+const NOTIFY: u64 = virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+/// Something that calls for the device thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A device's own descriptor.
+    Host {
+        /// Which device.
+        device: usize,
+        /// The descriptor, open as long as the device.
+        fd: RawFd,
+    },
+    /// A driver's notification, for which an ioeventfd stands.
+    Driver {
+        /// Which device.
+        device: usize,
+        /// Which of its queues.
+        queue: usize,
+        /// The register that the driver writes the queue's number to.
+        address: u64,
+    },
+}
+
+/// A device that a panic left behind is no worse than one whose driver broke it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

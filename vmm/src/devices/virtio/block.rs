@@ -5,16 +5,14 @@
 use std::io;
 
 use virtio_bindings::virtio_blk as blk;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 use super::chain::{Buffers, scatter, total};
 use super::disk::{BlockError, Disk, SECTOR_BYTES};
-use super::transport::QUEUE_SIZE;
-use super::{Broken, Device};
+use super::{Broken, Device, Queues};
 use crate::BlockConfig;
 
+/// Descriptors in its queue.
+const QUEUE_SIZE: u16 = 256;
 /// Header of a request: type, reserved, sector.
 const HEADER_BYTES: usize = 16;
 const ID_BYTES: usize = blk::VIRTIO_BLK_ID_BYTES as usize;
@@ -134,14 +132,17 @@ impl Block {
 }
 
 impl Device for Block {
-    const ID: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+    fn id(&self) -> u32 {
+        virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
 
     fn features(&self) -> u64 {
         let mode = if self.read_only { blk::VIRTIO_BLK_F_RO } else { blk::VIRTIO_BLK_F_FLUSH };
-        1 << VIRTIO_F_VERSION_1
-            | 1 << blk::VIRTIO_BLK_F_SEG_MAX
-            | 1 << blk::VIRTIO_BLK_F_BLK_SIZE
-            | 1 << mode
+        1 << blk::VIRTIO_BLK_F_SEG_MAX | 1 << blk::VIRTIO_BLK_F_BLK_SIZE | 1 << mode
     }
 
     fn negotiated(&mut self, features: u64) {
@@ -152,18 +153,20 @@ impl Device for Block {
         &self.config
     }
 
-    fn serve(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, Broken> {
+    fn notified(&mut self, index: usize, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        let memory = queues.memory;
+        let Some(queue) = queues.get(index) else { return Ok(()) };
         // At most one queue's worth: a request may read from the disk into the ring itself, and
         // so keep a loop until the ring is empty alive for ever.
-        for served in 0..queue.size() {
-            let mut available = queue.iter(memory).map_err(|_| Broken::AvailableIndex)?;
-            let Some(chain) = available.next() else { return Ok(served > 0) };
-            let head = chain.head_index();
-            self.buffers.fill(memory, chain)?;
+        for _ in 0..queue.size() {
+            let Some(head) = queue.pop(memory, &mut self.buffers)? else { break };
             let written = self.request()?;
-            queue.add_used(memory, head, written).map_err(|_| Broken::UsedRing)?;
+            queue.push(memory, head, written)?;
         }
-        Ok(true)
+        if queue.listen(memory)? {
+            queues.again(index);
+        }
+        Ok(())
     }
 }
 

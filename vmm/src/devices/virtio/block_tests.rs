@@ -3,8 +3,9 @@ use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::super::Virtqueue;
 use super::*;
 
 const MEMORY_BYTES: usize = 1 << 20;
@@ -22,7 +23,7 @@ const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 /// A device, a queue in guest memory, and the disk's file.
 struct Bench {
     memory: GuestMemoryMmap,
-    queue: Queue,
+    queues: [Virtqueue; 1],
     block: Block,
     file: tempfile::NamedTempFile,
     available: u16,
@@ -35,14 +36,13 @@ impl Bench {
         file.as_file().write_all_at(&bytes, 0).unwrap();
         let config = BlockConfig { path: file.path().to_owned(), read_only, direct: false };
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
-        let mut queue = Queue::new(QUEUE_SIZE).unwrap();
-        queue.set_desc_table_address(Some(TABLE as u32), None);
-        queue.set_avail_ring_address(Some(AVAILABLE as u32), None);
-        queue.set_used_ring_address(Some(USED as u32), None);
-        queue.set_ready(true);
-        assert!(queue.is_valid(&memory));
+        let mut queue = Virtqueue::new(QUEUE_SIZE);
+        queue.set_table(Some(TABLE as u32), None);
+        queue.set_available_ring(Some(AVAILABLE as u32), None);
+        queue.set_used_ring(Some(USED as u32), None);
+        queue.set_ready(&memory, true).unwrap();
         let block = Block::open(&config, 3).unwrap();
-        Bench { memory, queue, block, file, available: 0 }
+        Bench { memory, queues: [queue], block, file, available: 0 }
     }
 
     fn header(&self, kind: u32, sector: u64) {
@@ -65,7 +65,7 @@ impl Bench {
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         self.available += 1;
         self.memory.write_obj(self.available, GuestAddress(AVAILABLE + 2)).unwrap();
-        self.block.serve(&self.memory, &mut self.queue)
+        self.notify()
     }
 
     /// Header, `buffers`, status, linked one by one.
@@ -83,6 +83,12 @@ impl Bench {
             self.memory.read_obj(GuestAddress(STATUS)).unwrap(),
             self.memory.read_obj(GuestAddress(length)).unwrap(),
         ))
+    }
+
+    /// Tells the device that its queue has something; true if the driver is to be interrupted.
+    fn notify(&mut self) -> Result<bool, Broken> {
+        self.block.notified(0, &mut Queues::new(&self.memory, &mut self.queues))?;
+        Ok(self.queues[0].wants_interrupt(&self.memory))
     }
 
     fn data(&self, address: u64, length: usize) -> Vec<u8> {
@@ -249,7 +255,7 @@ fn test_serve_without_header_or_status_returns_frame() {
 fn test_serve_available_index_far_ahead_returns_available_index() {
     let mut bench = Bench::new(false);
     bench.memory.write_obj(QUEUE_SIZE + 1, GuestAddress(AVAILABLE + 2)).unwrap();
-    let served = bench.block.serve(&bench.memory, &mut bench.queue);
+    let served = bench.notify();
     assert_eq!(served, Err(Broken::AvailableIndex));
 }
 
@@ -285,7 +291,7 @@ fn test_serve_requests_that_refill_the_ring_ends_after_a_queue_full() {
     bench.describe(1, (AVAILABLE, 512, WRITE | NEXT, 2));
     bench.describe(2, (HEADER, 512, WRITE | NEXT, 3));
     bench.describe(3, (DATA, 1, WRITE, 0));
-    assert_eq!(bench.block.serve(&bench.memory, &mut bench.queue), Ok(true));
+    assert_eq!(bench.notify(), Ok(true));
     assert_eq!(bench.memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), QUEUE_SIZE);
 }
 

@@ -1,8 +1,10 @@
 //! Virtio devices (Virtual I/O Device Version 1.2, OASIS, 2022): the MMIO transport of section
-//! 4.2 and the block device of section 5.2.
+//! 4.2, and a file for each device of section 5.
 //!
-//! A device is run by the vCPU's own thread when the guest notifies it: with one vCPU, nothing in
-//! the guest could run meanwhile, and a second thread would only add two wake-ups to each request.
+//! A device works when its driver notifies it and when the host has something for the guest.
+//! Which thread that is on, [`Device::notify`] and [`Device::source`] decide. The vCPU's own thread
+//! is best where the guest waits for the answer anyway: a second thread would add two wake-ups to
+//! each request.
 //!
 //! The guest's driver is not trusted. A queue that breaks the rules stops its device, which asks
 //! for a reset (section 2.1.2); a request that breaks them fails.
@@ -10,37 +12,127 @@
 mod block;
 mod chain;
 mod disk;
+mod queue;
 mod transport;
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+
+use vm_memory::GuestMemoryMmap;
 
 pub(crate) use block::Block;
 pub use disk::BlockError;
+use queue::Virtqueue;
 pub(crate) use transport::Transport;
 
-use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
-
-/// What the transport needs of a device with one queue.
-pub(crate) trait Device {
+/// What the transport needs of a device. Queues are counted from 0, as in section 5.
+///
+/// All calls are made under the device's lock, by the thread of a vCPU or by the device thread.
+/// None may block.
+pub(crate) trait Device: fmt::Debug + Send {
     /// The device's kind (section 5).
-    const ID: u32;
+    fn id(&self) -> u32;
 
-    /// What it offers.
+    /// How many descriptors each of its queues can have: powers of two.
+    fn queues(&self) -> &[u16];
+
+    /// What it offers besides what the transport offers with every device (`VIRTIO_F_VERSION_1`
+    /// and `VIRTIO_RING_F_EVENT_IDX`).
     fn features(&self) -> u64;
 
-    /// The driver has chosen among what is offered, or the device has been reset (0).
+    /// The driver has chosen among what is offered, or the device has been reset (0): then it
+    /// forgets every chain that it has not given back.
     fn negotiated(&mut self, features: u64);
 
     /// Its configuration space.
     fn config(&self) -> &[u8];
 
-    /// Serves what the driver has made available, at most a whole queue of it; says whether it
-    /// used any. An error means that the driver broke the queue.
-    fn serve(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, Broken>;
+    /// The driver wrote `data` at `offset` of the configuration space.
+    ///
+    /// # Errors
+    ///
+    /// As for `notified`.
+    fn configured(
+        &mut self,
+        _offset: usize,
+        _data: &[u8],
+        _queues: &mut Queues<'_>,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    /// The driver has made chains available in `queue`, which is ready. At most one queue's worth
+    /// may be served in one call, for the driver may add while the device serves; what is left
+    /// then is asked for with [`Queues::again`].
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the queue: the device must not go on.
+    fn notified(&mut self, queue: usize, queues: &mut Queues<'_>) -> Result<(), Broken>;
+
+    /// Which thread calls `notified`.
+    fn notify(&self) -> Notify {
+        Notify::Vcpu
+    }
+
+    /// A descriptor that is readable when the host has something for the guest. It must not be
+    /// readable while the device can do nothing about it, or the device thread would spin: a
+    /// device with more than one source, or with one that it must leave aside at times, has an
+    /// epoll instance of its own and gives that.
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The source is readable, or the driver has just become ready. Queues may not be.
+    ///
+    /// # Errors
+    ///
+    /// As for `notified`.
+    fn host_ready(&mut self, _queues: &mut Queues<'_>) -> Result<(), Broken> {
+        Ok(())
+    }
+}
+
+/// Where a driver's notification is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notify {
+    /// On the notifying vCPU's thread, which waits: fastest where the work is short.
+    Vcpu,
+    /// On the device thread, by an ioeventfd: the vCPU goes on at once.
+    Thread,
+}
+
+/// What a device works with during one call.
+pub(crate) struct Queues<'a> {
+    /// Guest memory.
+    pub(super) memory: &'a GuestMemoryMmap,
+    list: &'a mut [Virtqueue],
+    /// Set by the device when its configuration space has changed: the driver is told.
+    pub(super) config_changed: bool,
+    again: Option<usize>,
+}
+
+impl<'a> Queues<'a> {
+    pub(super) fn new(memory: &'a GuestMemoryMmap, list: &'a mut [Virtqueue]) -> Queues<'a> {
+        Queues { memory, list, config_changed: false, again: None }
+    }
+
+    /// The queue of that number, if the driver has set it up.
+    pub(super) fn get(&mut self, index: usize) -> Option<&mut Virtqueue> {
+        self.list.get_mut(index).filter(|queue| queue.ready())
+    }
+
+    /// Asks for another call of `notified` for that queue, once others have had their turn.
+    pub(super) fn again(&mut self, index: usize) {
+        self.again = Some(index);
+    }
 }
 
 /// The driver broke a rule on which the queue stands: the device cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broken {
+    /// The rings are not in memory.
+    Rings,
     /// The available ring's index is more than the queue's size ahead.
     AvailableIndex,
     /// The used ring is not in memory.

@@ -1,15 +1,13 @@
 //! The MMIO transport, register by register (section 4.2.2).
 
+use std::os::fd::BorrowedFd;
+
 use virtio_bindings::virtio_config as config;
 use virtio_bindings::virtio_mmio as mmio;
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use vm_memory::GuestMemoryMmap;
 
-use super::Device;
-
-/// Descriptors in a queue at most.
-pub(super) const QUEUE_SIZE: u16 = 256;
+use super::{Broken, Device, Notify, Queues, Virtqueue};
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -19,31 +17,41 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = 0x6572_6174;
 const CONFIG: u64 = mmio::VIRTIO_MMIO_CONFIG as u64;
 
+/// What the transport itself offers with every device.
+const FEATURES: u64 = 1 << config::VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
+
 /// A device on the bus.
 #[derive(Debug)]
-pub(crate) struct Transport<D> {
-    device: D,
-    queue: Queue,
+pub(crate) struct Transport {
+    device: Box<dyn Device>,
+    queues: Vec<Virtqueue>,
     status: u32,
     interrupt_status: u32,
     device_features_select: u32,
     driver_features_select: u32,
     driver_features: u64,
     queue_select: u32,
+    /// Changes with the configuration space (section 2.5.3).
+    generation: u32,
+    /// A queue that a device has left unfinished.
+    pending: Option<usize>,
 }
 
-impl<D: Device> Transport<D> {
+impl Transport {
     /// A device that no driver has seen.
-    pub(crate) fn new(device: D) -> Transport<D> {
+    pub(crate) fn new(device: Box<dyn Device>) -> Transport {
+        let queues = device.queues().iter().map(|&size| Virtqueue::new(size)).collect();
         Transport {
             device,
-            queue: new_queue(),
+            queues,
             status: 0,
             interrupt_status: 0,
             device_features_select: 0,
             driver_features_select: 0,
             driver_features: 0,
             queue_select: 0,
+            generation: 0,
+            pending: None,
         }
     }
 
@@ -68,27 +76,30 @@ impl<D: Device> Transport<D> {
 
     /// Takes a write, and serves the queue if it is a notification.
     pub(crate) fn write(&mut self, memory: &GuestMemoryMmap, offset: u64, data: &[u8]) {
+        if let Some(from) = offset.checked_sub(CONFIG) {
+            let driven = self.status & config::VIRTIO_CONFIG_S_DRIVER != 0;
+            if let (Ok(from), true) = (usize::try_from(from), driven) {
+                self.serve(memory, |device, queues| device.configured(from, data, queues));
+            }
+            return;
+        }
         let (Ok(bytes), true) = (<[u8; 4]>::try_from(data), offset.is_multiple_of(4)) else {
             return;
         };
-        // The configuration space of a block device is for reading only.
-        if offset < CONFIG {
-            self.set_register(memory, offset as u32, u32::from_le_bytes(bytes));
-        }
+        self.set_register(memory, offset as u32, u32::from_le_bytes(bytes));
     }
 
     fn register(&self, register: u32) -> u32 {
-        let first = self.queue_select == 0;
+        let queue = self.queues.get(self.queue_select as usize);
         match register {
             mmio::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             mmio::VIRTIO_MMIO_VERSION => VERSION,
-            mmio::VIRTIO_MMIO_DEVICE_ID => D::ID,
+            mmio::VIRTIO_MMIO_DEVICE_ID => self.device.id(),
             mmio::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            mmio::VIRTIO_MMIO_DEVICE_FEATURES => {
-                half(self.device.features(), self.device_features_select)
-            }
-            mmio::VIRTIO_MMIO_QUEUE_NUM_MAX if first => u32::from(QUEUE_SIZE),
-            mmio::VIRTIO_MMIO_QUEUE_READY if first => u32::from(self.queue.ready()),
+            mmio::VIRTIO_MMIO_DEVICE_FEATURES => half(self.features(), self.device_features_select),
+            mmio::VIRTIO_MMIO_QUEUE_NUM_MAX => queue.map_or(0, |queue| queue.size_max().into()),
+            mmio::VIRTIO_MMIO_QUEUE_READY => queue.is_some_and(Virtqueue::ready).into(),
+            mmio::VIRTIO_MMIO_CONFIG_GENERATION => self.generation,
             mmio::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt_status,
             mmio::VIRTIO_MMIO_STATUS => self.status,
             // No shared memory: a region of length -1 (section 4.2.2.1).
@@ -103,32 +114,27 @@ impl<D: Device> Transport<D> {
             mmio::VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select = value,
             mmio::VIRTIO_MMIO_DRIVER_FEATURES => self.choose_features(value),
             mmio::VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
-            mmio::VIRTIO_MMIO_QUEUE_NOTIFY if value == 0 => self.notified(memory),
+            mmio::VIRTIO_MMIO_QUEUE_NOTIFY => self.notified(memory, value as usize),
             mmio::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt_status &= !value,
-            mmio::VIRTIO_MMIO_STATUS => self.set_status(value),
-            _ if self.queue_select == 0 => self.set_queue_register(memory, register, value),
-            _ => {}
+            mmio::VIRTIO_MMIO_STATUS => self.set_status(memory, value),
+            _ => self.set_queue_register(memory, register, value),
         }
     }
 
     /// Registers of the selected queue. A size or address that cannot be is not taken.
     fn set_queue_register(&mut self, memory: &GuestMemoryMmap, register: u32, value: u32) {
-        let queue = &mut self.queue;
+        let Some(queue) = self.queues.get_mut(self.queue_select as usize) else { return };
         match register {
-            mmio::VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            mmio::VIRTIO_MMIO_QUEUE_READY => {
-                queue.set_ready(value == 1);
-                if value == 1 && !queue.is_valid(memory) {
-                    self.queue.set_ready(false);
-                    self.fail();
-                }
+            mmio::VIRTIO_MMIO_QUEUE_NUM => queue.set_size(value),
+            mmio::VIRTIO_MMIO_QUEUE_READY if queue.set_ready(memory, value == 1).is_err() => {
+                self.fail();
             }
-            mmio::VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
-            mmio::VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
-            mmio::VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_avail_ring_address(Some(value), None),
-            mmio::VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            mmio::VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
-            mmio::VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
+            mmio::VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_table(Some(value), None),
+            mmio::VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_table(None, Some(value)),
+            mmio::VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_available_ring(Some(value), None),
+            mmio::VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_available_ring(None, Some(value)),
+            mmio::VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring(Some(value), None),
+            mmio::VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring(None, Some(value)),
             _ => {}
         }
     }
@@ -148,7 +154,7 @@ impl<D: Device> Transport<D> {
     }
 
     /// The handshake of section 3.1.1. Bits are only ever added, but for a reset by 0.
-    fn set_status(&mut self, value: u32) {
+    fn set_status(&mut self, memory: &GuestMemoryMmap, value: u32) {
         if value == 0 {
             self.reset();
             return;
@@ -157,38 +163,106 @@ impl<D: Device> Transport<D> {
         let chosen = value & !self.status & config::VIRTIO_CONFIG_S_FEATURES_OK != 0;
         if chosen {
             let modern = self.driver_features & 1 << config::VIRTIO_F_VERSION_1 != 0;
-            if modern && self.driver_features & !self.device.features() == 0 {
+            if modern && self.driver_features & !self.features() == 0 {
+                let event_index = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+                for queue in &mut self.queues {
+                    queue.set_event_index(event_index);
+                }
                 self.device.negotiated(self.driver_features);
             } else {
                 value &= !config::VIRTIO_CONFIG_S_FEATURES_OK;
             }
         }
+        let started = value & !self.status & config::VIRTIO_CONFIG_S_DRIVER_OK != 0;
         self.status = value;
+        if started {
+            // What the host had for the guest before there was a driver to take it.
+            self.host_ready(memory);
+        }
     }
 
     fn reset(&mut self) {
-        self.queue = new_queue();
+        for queue in &mut self.queues {
+            queue.reset();
+        }
         self.status = 0;
         self.interrupt_status = 0;
         self.device_features_select = 0;
         self.driver_features_select = 0;
         self.driver_features = 0;
         self.queue_select = 0;
+        self.pending = None;
         self.device.negotiated(0);
     }
 
-    fn notified(&mut self, memory: &GuestMemoryMmap) {
+    /// The driver has made something available in a queue.
+    pub(crate) fn notified(&mut self, memory: &GuestMemoryMmap, queue: usize) {
+        if self.queues.get(queue).is_some_and(Virtqueue::ready) {
+            self.serve(memory, |device, queues| device.notified(queue, queues));
+        }
+    }
+
+    /// Goes on with a queue that was left unfinished; false if there is none.
+    pub(crate) fn go_on(&mut self, memory: &GuestMemoryMmap) -> bool {
+        let Some(queue) = self.pending.take() else { return false };
+        self.notified(memory, queue);
+        true
+    }
+
+    /// Whether [`go_on`](Transport::go_on) has something to do.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// The device's descriptor is ready, or the driver is.
+    pub(crate) fn host_ready(&mut self, memory: &GuestMemoryMmap) {
+        self.serve(memory, |device, queues| device.host_ready(queues));
+    }
+
+    /// See [`Device::notify`].
+    pub(crate) fn notify(&self) -> Notify {
+        self.device.notify()
+    }
+
+    /// How many queues it has.
+    pub(crate) fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// See [`Device::source`].
+    pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.device.source()
+    }
+
+    fn features(&self) -> u64 {
+        FEATURES | self.device.features()
+    }
+
+    /// Lets the device work, if it is live, and finds out whether the driver is to be interrupted.
+    fn serve(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        work: impl FnOnce(&mut dyn Device, &mut Queues<'_>) -> Result<(), Broken>,
+    ) {
         let live = self.status & config::VIRTIO_CONFIG_S_DRIVER_OK != 0
             && self.status & config::VIRTIO_CONFIG_S_NEEDS_RESET == 0;
-        if !live || !self.queue.ready() {
+        if !live {
             return;
         }
-        match self.device.serve(memory, &mut self.queue) {
-            Ok(true) if wants_interrupt(memory, &self.queue) => {
+        let mut queues = Queues::new(memory, &mut self.queues);
+        let result = work(&mut *self.device, &mut queues);
+        self.pending = queues.again;
+        if queues.config_changed {
+            self.generation = self.generation.wrapping_add(1);
+            self.interrupt_status |= mmio::VIRTIO_MMIO_INT_CONFIG;
+        }
+        for queue in &mut self.queues {
+            if queue.wants_interrupt(memory) {
                 self.interrupt_status |= mmio::VIRTIO_MMIO_INT_VRING;
             }
-            Ok(_) => {}
-            Err(_) => self.fail(),
+        }
+        if result.is_err() {
+            self.fail();
         }
     }
 
@@ -201,26 +275,12 @@ impl<D: Device> Transport<D> {
     }
 }
 
-fn new_queue() -> Queue {
-    match Queue::new(QUEUE_SIZE) {
-        Ok(queue) => queue,
-        Err(_) => unreachable!("the size is a power of two"),
-    }
-}
-
 fn half(value: u64, select: u32) -> u32 {
     match select {
         0 => value as u32,
         1 => (value >> 32) as u32,
         _ => 0,
     }
-}
-
-/// What the driver says in the available ring's flags (section 2.7.7). One that cannot be read
-/// gets its interrupt.
-fn wants_interrupt(memory: &GuestMemoryMmap, queue: &Queue) -> bool {
-    let flags = memory.read_obj::<u16>(GuestAddress(queue.avail_ring())).unwrap_or(0);
-    u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use proptest::prelude::*;
 use virtio_bindings::virtio_config::*;
+use vm_memory::{Bytes, GuestAddress};
 
-use super::super::Broken;
 use super::*;
 
 const TABLE: u32 = 0x1000;
@@ -9,45 +11,80 @@ const AVAILABLE: u32 = 0x4000;
 const USED: u32 = 0x5000;
 const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << 2;
 
-/// A device that counts and answers as told.
-#[derive(Debug)]
-struct Fake {
+/// What the device saw, and what it is to answer.
+#[derive(Debug, Default)]
+struct Told {
     served: u32,
     negotiated: u64,
-    answer: Result<bool, Broken>,
+    configured: Vec<(usize, Vec<u8>)>,
+    answer: Option<Broken>,
+    idle: bool,
+    again: u32,
 }
 
+/// A device that counts and answers as told.
+#[derive(Debug, Clone, Default)]
+struct Fake(Arc<Mutex<Told>>);
+
 impl Device for Fake {
-    const ID: u32 = 42;
+    fn id(&self) -> u32 {
+        42
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[256]
+    }
 
     fn features(&self) -> u64 {
-        OFFERED
+        1 << 2
     }
 
     fn negotiated(&mut self, features: u64) {
-        self.negotiated = features;
+        self.0.lock().unwrap().negotiated = features;
     }
 
     fn config(&self) -> &[u8] {
         b"config"
     }
 
-    fn serve(&mut self, _: &GuestMemoryMmap, _: &mut Queue) -> Result<bool, Broken> {
-        self.served += 1;
-        self.answer
+    fn configured(&mut self, at: usize, data: &[u8], _: &mut Queues<'_>) -> Result<(), Broken> {
+        self.0.lock().unwrap().configured.push((at, data.to_vec()));
+        Ok(())
+    }
+
+    fn notified(&mut self, index: usize, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        let mut told = self.0.lock().unwrap();
+        told.served += 1;
+        if told.again > 0 {
+            told.again -= 1;
+            queues.again(index);
+        }
+        if let Some(broken) = told.answer {
+            return Err(broken);
+        }
+        let memory = queues.memory;
+        match queues.get(index) {
+            Some(queue) if !told.idle => queue.push(memory, 0, 0),
+            _ => Ok(()),
+        }
     }
 }
 
 struct Bus {
     memory: GuestMemoryMmap,
-    transport: Transport<Fake>,
+    transport: Transport,
+    fake: Fake,
 }
 
 impl Bus {
     fn new() -> Bus {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let fake = Fake { served: 0, negotiated: 0, answer: Ok(true) };
-        Bus { memory, transport: Transport::new(fake) }
+        let fake = Fake::default();
+        Bus { memory, transport: Transport::new(Box::new(fake.clone())), fake }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.fake.0.lock().unwrap()
     }
 
     fn read(&self, register: u32) -> u32 {
@@ -71,7 +108,11 @@ impl Bus {
     }
 
     fn start(&mut self) {
-        self.negotiate(OFFERED);
+        self.start_with(OFFERED);
+    }
+
+    fn start_with(&mut self, features: u64) {
+        self.negotiate(features);
         self.write(mmio::VIRTIO_MMIO_QUEUE_NUM, 8);
         self.write(mmio::VIRTIO_MMIO_QUEUE_DESC_LOW, TABLE);
         self.write(mmio::VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAILABLE);
@@ -104,11 +145,11 @@ fn test_start_and_notify_serves_and_interrupts_until_acknowledged() {
     let mut bus = Bus::new();
     bus.start();
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS), 0xf);
-    assert_eq!(bus.transport.device.negotiated, OFFERED);
+    assert_eq!(bus.told().negotiated, OFFERED);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 1);
-    assert_eq!(bus.transport.device.served, 0);
+    assert_eq!(bus.told().served, 0);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    assert_eq!(bus.transport.device.served, 1);
+    assert_eq!(bus.told().served, 1);
     assert!(bus.transport.interrupts());
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_INTERRUPT_STATUS), 1);
     bus.write(mmio::VIRTIO_MMIO_INTERRUPT_ACK, 1);
@@ -123,10 +164,10 @@ fn test_notify_without_interest_or_work_does_not_interrupt() {
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     assert!(!bus.transport.interrupts());
     bus.memory.write_obj(0_u16, GuestAddress(AVAILABLE.into())).unwrap();
-    bus.transport.device.answer = Ok(false);
+    bus.told().idle = true;
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     assert!(!bus.transport.interrupts());
-    assert_eq!(bus.transport.device.served, 2);
+    assert_eq!(bus.told().served, 2);
 }
 
 #[test]
@@ -135,7 +176,7 @@ fn test_features_not_offered_or_not_modern_are_refused() {
         let mut bus = Bus::new();
         bus.negotiate(features);
         assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_FEATURES_OK, 0);
-        assert_eq!(bus.transport.device.negotiated, 0);
+        assert_eq!(bus.told().negotiated, 0);
     }
 }
 
@@ -154,27 +195,27 @@ fn test_notify_before_driver_ok_does_nothing() {
     bus.negotiate(OFFERED);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_READY, 1);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    assert_eq!(bus.transport.device.served, 0);
+    assert_eq!(bus.told().served, 0);
 }
 
 #[test]
 fn test_broken_queue_asks_for_reset_and_serves_no_more() {
     let mut bus = Bus::new();
     bus.start();
-    bus.transport.device.answer = Err(Broken::Endless);
+    bus.told().answer = Some(Broken::Endless);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS), 0x4f);
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_INTERRUPT_STATUS), mmio::VIRTIO_MMIO_INT_CONFIG);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    assert_eq!(bus.transport.device.served, 1);
+    assert_eq!(bus.told().served, 1);
     bus.write(mmio::VIRTIO_MMIO_STATUS, 0);
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_STATUS), 0);
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_READY), 0);
     assert!(!bus.transport.interrupts());
-    bus.transport.device.answer = Ok(true);
+    bus.told().answer = None;
     bus.start();
     bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    assert_eq!(bus.transport.device.served, 2);
+    assert_eq!(bus.told().served, 2);
 }
 
 #[test]
@@ -196,6 +237,40 @@ fn test_other_queues_do_not_exist() {
     bus.write(mmio::VIRTIO_MMIO_QUEUE_READY, 1);
     bus.write(mmio::VIRTIO_MMIO_QUEUE_SEL, 0);
     assert_eq!(bus.read(mmio::VIRTIO_MMIO_QUEUE_READY), 0);
+}
+
+#[test]
+fn test_event_index_interrupts_only_when_the_driver_asks() {
+    let mut bus = Bus::new();
+    bus.start_with(OFFERED | 1 << VIRTIO_RING_F_EVENT_IDX);
+    // `used_event`, behind the 8 entries of the available ring.
+    let used_event = GuestAddress(u64::from(AVAILABLE) + 4 + 2 * 8);
+    bus.memory.write_obj(1_u16, used_event).unwrap();
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert!(!bus.transport.interrupts(), "the driver waits for the second");
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert!(bus.transport.interrupts());
+}
+
+#[test]
+fn test_unfinished_queue_is_served_again() {
+    let mut bus = Bus::new();
+    bus.start();
+    bus.told().again = 2;
+    bus.write(mmio::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(bus.told().served, 1);
+    while bus.transport.go_on(&bus.memory) {}
+    assert_eq!(bus.told().served, 3);
+}
+
+#[test]
+fn test_configuration_write_reaches_a_started_device_only() {
+    let mut bus = Bus::new();
+    bus.transport.write(&bus.memory, CONFIG + 2, &[7, 8]);
+    assert!(bus.told().configured.is_empty());
+    bus.start();
+    bus.transport.write(&bus.memory, CONFIG + 2, &[7, 8]);
+    assert_eq!(bus.told().configured, [(2, vec![7, 8])]);
 }
 
 proptest! {
