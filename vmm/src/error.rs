@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{BlockError, BootError, KvmError, MemoryError, ReactorError, VcpuError};
+use crate::{BlockError, BootError, ConfineError, KvmError, MemoryError, ReactorError, VcpuError};
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
 #[derive(Debug, Error)]
@@ -26,4 +26,7 @@ pub enum Error {
     /// The thread that serves devices cannot.
     #[error(transparent)]
     Reactor(#[from] ReactorError),
+    /// A thread cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
 }

@@ -56,10 +56,12 @@
 mod boot;
 mod clock;
 mod config;
+mod confine;
 mod cpu;
 mod devices;
 mod error;
 mod exits;
+mod filter;
 pub mod floor;
 mod kvm;
 mod layout;
@@ -72,6 +74,7 @@ mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES};
 pub use config::{BlockConfig, Config};
+pub use confine::ConfineError;
 pub use devices::BlockError;
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome};

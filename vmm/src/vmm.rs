@@ -8,6 +8,7 @@ use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
+use crate::confine::{self, Kind};
 use crate::devices::{Block, Device, Devices};
 use crate::layout::{IDENTITY_MAP, TSS, VIRTIO_IRQS};
 use crate::memory::GuestRam;
@@ -27,11 +28,12 @@ pub struct Vmm {
     reactor: Option<Reactor>,
     observer: Box<dyn Observer>,
     stopper: Stopper,
+    confined: bool,
 }
 
 impl fmt::Debug for Vmm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vmm { vcpu, vm, ram, devices, reactor, observer: _, stopper } = self;
+        let Vmm { vcpu, vm, ram, devices, reactor, observer: _, stopper, confined } = self;
         formatter
             .debug_struct("Vmm")
             .field("vcpu", vcpu)
@@ -40,6 +42,7 @@ impl fmt::Debug for Vmm {
             .field("devices", devices)
             .field("reactor", reactor)
             .field("stopper", stopper)
+            .field("confined", confined)
             .finish_non_exhaustive()
     }
 }
@@ -76,7 +79,16 @@ impl Vmm {
         let entry = boot::load(config, &cmdline, &ram)?;
         cpu::start_at(&vcpu, entry)?;
         observer.edge(Edge::Loaded, now_ns());
-        Ok(Vmm { vcpu, vm, ram, devices, reactor, observer, stopper: Stopper::new() })
+        Ok(Vmm {
+            vcpu,
+            vm,
+            ram,
+            devices,
+            reactor,
+            observer,
+            stopper: Stopper::new(),
+            confined: false,
+        })
     }
 
     /// Something to end [`run`](Vmm::run) with from another thread.
@@ -90,6 +102,16 @@ impl Vmm {
         self.ram.host_range()
     }
 
+    /// Has [`run`](Vmm::run) put every thread that it uses under a seccomp filter, the calling one
+    /// included, which stays under it for good: for a process that is there to run this microVM.
+    ///
+    /// A filtered thread can serve the guest and nothing else. A system call beyond that ends the
+    /// process by `SIGSYS`. So does one of the [`Observer`]'s: it may read, write and use the clock
+    /// and memory.
+    pub fn confine(&mut self) {
+        self.confined = true;
+    }
+
     /// Runs the guest until it ends. The calling thread becomes the vCPU; a device thread runs
     /// beside it if a device needs one. Nothing polls: while the guest is idle, both sleep in the
     /// kernel.
@@ -99,16 +121,28 @@ impl Vmm {
     /// # Errors
     ///
     /// [`Error::Vcpu`] if the guest cannot be run on, [`Error::Kvm`] if KVM refuses an interrupt,
-    /// [`Error::Reactor`] if the device thread cannot be started or wait.
+    /// [`Error::Reactor`] if the device thread cannot be started or wait, [`Error::Confine`] if
+    /// seccomp filters are asked for and the kernel has none.
     pub fn run(mut self) -> Result<Outcome, Error> {
-        let Vmm { vcpu, vm, ram, devices, reactor, observer, stopper } = &mut self;
+        let Vmm { vcpu, vm, ram, devices, reactor, observer, stopper, confined } = &mut self;
+        let confined = *confined;
         let (vm, ram, devices, stopper) = (&*vm, &*ram, &*devices, &*stopper);
         let mut machine =
             Machine { vm, ram, devices, observer: &mut **observer, stopper, fresh: true };
-        let Some(reactor) = reactor else { return vcpu::run(vcpu, &mut machine) };
+        let mut run = || {
+            if confined {
+                confine::apply(Kind::Vcpu)?;
+            }
+            vcpu::run(vcpu, &mut machine)
+        };
+        let Some(reactor) = reactor else { return run() };
         thread::scope(|scope| {
             let serve = || {
-                let result = reactor.run(vm, ram, devices);
+                let filtered = if confined { confine::apply(Kind::Device) } else { Ok(()) };
+                let result = match filtered {
+                    Ok(()) => reactor.run(vm, ram, devices),
+                    Err(error) => Err(error.into()),
+                };
                 if result.is_err() {
                     stopper.stop();
                 }
@@ -118,7 +152,7 @@ impl Vmm {
                 .name("tare-devices".to_owned())
                 .spawn_scoped(scope, serve)
                 .map_err(ReactorError::on("be started"))?;
-            let outcome = vcpu::run(vcpu, &mut machine);
+            let outcome = run();
             reactor.end();
             match thread.join() {
                 Ok(served) => served.and(outcome),

@@ -166,7 +166,8 @@ fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
 }
 
 fn run_vmm(config: &Config) -> Result<(), tare_vmm::Error> {
-    let vmm = Vmm::new(config, Box::<Recorder>::default())?;
+    let mut vmm = Vmm::new(config, Box::<Recorder>::default())?;
+    vmm.confine();
     let outcome = vmm.run()?;
     let exits: String =
         outcome.exits.iter().map(|(reason, count)| format!("{reason} {count}\n")).collect();
