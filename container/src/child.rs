@@ -54,6 +54,7 @@ pub(crate) struct Failure {
 }
 
 /// What [`start`] needs.
+#[derive(Debug)]
 pub(crate) struct Start<'a> {
     pub(crate) calls: &'a [Call],
     /// First registers, filled by the parent.
@@ -150,6 +151,59 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Started, i32> {
     Ok(Started { pid: result as i32, pidfd, failure })
 }
 
+/// Forks: the child has a copy of the parent's memory, and goes on here with `None`. The parent
+/// gets the child's id and pidfd. `Err` is the errno of `clone3`.
+///
+/// # Safety
+/// As for `fork(2)`: what the child may use of the program's other threads' state is nothing.
+pub(crate) unsafe fn fork(start: &Start<'_>) -> Result<Option<(i32, i32)>, i32> {
+    let mut pidfd: i32 = -1;
+    let mut flags = start.namespaces | libc::CLONE_PIDFD as u64;
+    if start.cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let args = CloneArgs {
+        flags,
+        pidfd: (&raw mut pidfd).expose_provenance() as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: start.cgroup.unwrap_or(0) as u64,
+        ..CloneArgs::default()
+    };
+    let address = (&raw const args).expose_provenance();
+    // SAFETY: without CLONE_VM and a stack, this returns in a child with memory of its own, as
+    // fork(2) does; the structure has the size that is told.
+    let result = unsafe {
+        syscall(libc::SYS_clone3 as usize, [address, size_of::<CloneArgs>(), 0, 0, 0, 0])
+    };
+    match result {
+        ..0 => Err(-result as i32),
+        0 => Ok(None),
+        // SAFETY: clone3 stored the descriptor through the address in `args`.
+        1.. => Ok(Some((result as i32, unsafe { (&raw const pidfd).read_volatile() }))),
+    }
+}
+
+/// Plays a script in this very process.
+///
+/// # Safety
+/// Every address in the calls is valid, and the process is meant to become what they make of it.
+pub(crate) unsafe fn play_here(start: &Start<'_>) -> Option<Failure> {
+    let mut frame = Frame {
+        calls: start.calls.as_ptr(),
+        count: start.calls.len(),
+        registers: [0; REGISTERS],
+        failed: usize::MAX,
+        errno: 0,
+        denied: false,
+    };
+    for (slot, value) in frame.registers.iter_mut().zip(start.registers) {
+        *slot = *value;
+    }
+    // SAFETY: by the caller's promise.
+    let (index, errno) = unsafe { make_calls(&mut frame, start.calls) }?;
+    Some(Failure { index, errno, denied: frame.denied })
+}
+
 /// `CLONE_CLEAR_SIGHAND` (Linux 5.5): handlers become default in the child.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// `CLONE_INTO_CGROUP` (Linux 5.7): the child is born in the given cgroup.
@@ -224,6 +278,17 @@ unsafe extern "C" fn play(frame: *mut Frame) -> ! {
     let frame = unsafe { &mut *frame };
     // SAFETY: pointer and length come from one slice, which the parent keeps.
     let calls = unsafe { std::slice::from_raw_parts(frame.calls, frame.count) };
+    // SAFETY: by the caller's promise.
+    let (index, errno) =
+        unsafe { make_calls(frame, calls) }.unwrap_or((frame.count, libc::ENOEXEC));
+    give_up(frame, index, errno)
+}
+
+/// Makes the calls in order; the index and errno of the one that failed.
+///
+/// # Safety
+/// Every address in the calls must be valid.
+unsafe fn make_calls(frame: &mut Frame, calls: &[Call]) -> Option<(usize, i32)> {
     for (index, call) in calls.iter().enumerate() {
         let mut args = [0usize; 6];
         for (slot, arg) in args.iter_mut().zip(&call.args) {
@@ -247,16 +312,16 @@ unsafe extern "C" fn play(frame: *mut Frame) -> ! {
                     continue;
                 }
             }
-            give_up(frame, index, errno);
+            return Some((index, errno));
         }
         if call.zero_or_fail && result > 0 {
-            give_up(frame, index, libc::EOWNERDEAD);
+            return Some((index, libc::EOWNERDEAD));
         }
         if let Some(slot) = call.result.and_then(|reg| frame.registers.get_mut(reg.index())) {
             *slot = result as usize;
         }
     }
-    give_up(frame, frame.count, libc::ENOEXEC)
+    None
 }
 
 /// Tells the parent and ends the child.

@@ -55,6 +55,7 @@ mod compile;
 mod container;
 mod error;
 mod floor;
+mod jail;
 mod prepared;
 mod resolve;
 mod script;
@@ -68,6 +69,7 @@ pub use cgroup::{
 pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
+pub use jail::{Entrance, Jail};
 pub use prepared::Prepared;
 pub use seccomp::SeccompFilter;
 pub use spec::{

@@ -35,6 +35,13 @@ impl Spec {
     /// The spec contradicts itself, a path cannot be used, or limits are asked for and cgroups
     /// are missing or not writable.
     pub fn prepare(mut self) -> Result<Prepared, Error> {
+        if matches!(self.program, Program::Caller) {
+            return Err(Error::Invalid {
+                field: "program",
+                problem: "the caller's own code is not executed".to_owned(),
+                remedy: "use Spec::jail, or name a program",
+            });
+        }
         self.rootfs = self.rootfs.canonical()?;
         let groups = Groups::prepare(&self.limits)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
@@ -44,7 +51,7 @@ impl Spec {
             namespaces = namespaces.without(Namespaces::CGROUP);
         }
         let (command, searched) = match &self.program {
-            Program::File(_) => (None, None),
+            Program::File(_) | Program::Caller => (None, None),
             Program::Command(command) => {
                 let command = command.to_string_lossy().into_owned();
                 let path = search_path(&self.env).to_string_lossy().into_owned();
@@ -141,7 +148,7 @@ impl Prepared {
         let source = io::Error::from_raw_os_error(failure.errno);
         match self.compiled.script.note(failure.index) {
             Some(note) if note.stage == Stage::Execute => self.explain_execute(failure, source),
-            Some(note) => Error::Setup { stage: note.stage, target: note.target.clone(), source },
+            Some(_) => self.compiled.script.explain(failure),
             None => self.explain_execute(failure, source),
         }
     }
@@ -183,7 +190,7 @@ impl Prepared {
     }
 }
 
-fn open_own_pidfd() -> Result<OwnedFd, Error> {
+pub(crate) fn open_own_pidfd() -> Result<OwnedFd, Error> {
     // SAFETY: plain numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
     if fd < 0 {
@@ -203,7 +210,7 @@ fn set_dumpable(value: i32) {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, value, 0, 0, 0) };
 }
 
-fn clone_error(source: io::Error) -> Error {
+pub(crate) fn clone_error(source: io::Error) -> Error {
     let remedy = match source.raw_os_error() {
         Some(libc::EPERM) => "run as root: namespaces need CAP_SYS_ADMIN",
         Some(libc::ENOSYS) => "use Linux 5.12 or newer, outside of filters that refuse clone3",

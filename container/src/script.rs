@@ -11,6 +11,7 @@
 use libc::c_long;
 
 use crate::arena::Arena;
+use crate::child::Failure;
 use crate::error::{Error, Stage};
 
 /// Registers of one start. Each mount under way holds one.
@@ -160,6 +161,15 @@ impl Script {
     /// What the call at `index` was for.
     pub(crate) fn note(&self, index: usize) -> Option<&Note> {
         self.notes.get(index)
+    }
+
+    /// What to say of a call that failed.
+    pub(crate) fn explain(&self, failure: Failure) -> Error {
+        let source = std::io::Error::from_raw_os_error(failure.errno);
+        match self.note(failure.index) {
+            Some(note) => Error::Setup { stage: note.stage, target: note.target.clone(), source },
+            None => Error::System { action: "play the start", source },
+        }
     }
 
     /// Every step in words, in order.

@@ -129,6 +129,8 @@ pub enum Program {
     /// file is executed through a read-only mount of its own, so that the box cannot write to the
     /// host's file through `/proc/self/exe`; a memfd should be sealed for the same reason.
     File(OwnedFd),
+    /// No program: the caller's own code goes on in a forked child. For [`Spec::jail`].
+    Caller,
 }
 
 impl Program {

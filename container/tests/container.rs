@@ -18,5 +18,7 @@ mod errors;
 mod files;
 #[path = "container/isolation.rs"]
 mod isolation;
+#[path = "container/jail.rs"]
+mod jail;
 #[path = "container/leftovers.rs"]
 mod leftovers;

@@ -20,7 +20,7 @@ pub(crate) use process::{POLL_READABLE, bare, search_path};
 
 use crate::error::{Error, Stage};
 use crate::script::{Reg, Script};
-use crate::spec::{Dev, Namespaces, Proc, Rootfs, Spec, Stream};
+use crate::spec::{Dev, Namespaces, Proc, Program, Rootfs, Spec, Stream};
 
 /// A compiled spec.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ fn validate(spec: &Spec) -> Result<(), Error> {
             "add Namespaces::NET, or set sys to false",
         );
     }
-    if spec.args.is_empty() {
+    if spec.args.is_empty() && !matches!(spec.program, Program::Caller) {
         return invalid("args", "there is no argv[0]", "give at least the program's name");
     }
     if let Rootfs::Overlay { lower, .. } = &spec.rootfs

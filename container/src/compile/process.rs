@@ -124,6 +124,7 @@ impl Ending {
         let argv = strings(script, "args", args)?;
         let envp = strings(script, "env", env)?;
         match program {
+            Program::Caller => {}
             Program::File(file) => {
                 let file = files::above(read_only(file).as_fd(), compiled.highest)?;
                 let empty = script.arena.literal(c"");

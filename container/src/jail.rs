@@ -1,0 +1,131 @@
+//! A jail for the caller's own code: a child that is forked, not executed.
+//!
+//! A monitor such as a VMM has nothing to gain from an exec: its code is in memory already. It is
+//! forked into its namespaces, opens what it needs while it can still see the host, and then
+//! [enters](Entrance::enter) the jail: from there on it has the root file system, user and
+//! privileges of the [`Spec`], for good.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::cgroup::{Groups, Leaf};
+use crate::child::{self, Start};
+use crate::compile::{Compiled, POLL_READABLE, compile};
+use crate::container::Container;
+use crate::error::Error;
+use crate::prepared::{clone_error, open_own_pidfd};
+use crate::script::REGISTERS;
+use crate::spec::{Namespaces, Program, Spec};
+
+/// What a child's exit status is when its function panics.
+const PANICKED: i32 = 101;
+
+/// A jail ready to be forked into, any number of times.
+#[derive(Debug)]
+pub struct Jail {
+    compiled: Compiled,
+    groups: Option<Arc<Groups>>,
+    namespaces: u64,
+}
+
+impl Spec {
+    /// As [`Spec::prepare`], for a child that runs the caller's own code: the program must be
+    /// [`Program::Caller`]. There is no exec, so descriptors are neither closed nor passed on:
+    /// the child closes what it must not have.
+    ///
+    /// # Errors
+    /// As [`Spec::prepare`]; also if the spec names a program, descriptors or slots.
+    pub fn jail(mut self) -> Result<Jail, Error> {
+        let invalid = |field, problem: &str, remedy| {
+            Err(Error::Invalid { field, problem: problem.to_owned(), remedy })
+        };
+        if !matches!(self.program, Program::Caller) {
+            return invalid("program", "a jail runs the caller's code", "use Program::Caller");
+        }
+        if !self.descriptors.is_empty() {
+            return invalid("descriptors", "a jail has those of its caller", "leave them out");
+        }
+        self.rootfs = self.rootfs.canonical()?;
+        let groups = Groups::prepare(&self.limits)?.map(Arc::new);
+        let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
+        let mut namespaces = self.namespaces;
+        if groups.is_some() {
+            // Made by the child itself, once it is in its cgroup.
+            namespaces = namespaces.without(Namespaces::CGROUP);
+        }
+        let compiled = compile(self, v1, groups.is_some())?;
+        if compiled.slots > 0 {
+            return invalid("stdio", "a jail has no slots", "inherit the streams or discard them");
+        }
+        Ok(Jail { compiled, groups, namespaces: namespaces.flags() })
+    }
+}
+
+impl Jail {
+    /// Forks a child into the jail's namespaces and cgroup and runs `child` there, whose result is
+    /// its exit status. The child dies with the calling thread once it has entered the jail.
+    ///
+    /// # Errors
+    /// The child cannot be made: no privileges, or a limit. Nothing is left then.
+    ///
+    /// # Safety
+    /// The calling process has a single thread: another's locks would stay locked in the child.
+    pub unsafe fn fork(&self, child: impl FnOnce(Entrance<'_>) -> i32) -> Result<Container, Error> {
+        let leaf = self.groups.as_ref().map(Leaf::make).transpose()?;
+        let parent = open_own_pidfd()?;
+        let procs = leaf.as_ref().map(Leaf::open_v1_procs).transpose()?;
+        let mut registers = [0; REGISTERS];
+        let given = std::iter::once(parent.as_raw_fd() as usize | POLL_READABLE)
+            .chain(procs.iter().flatten().flatten().map(|file| file.as_raw_fd() as usize));
+        for (slot, value) in registers.iter_mut().zip(given) {
+            *slot = value;
+        }
+        let start = Start {
+            calls: self.compiled.script.calls(),
+            registers: &registers,
+            namespaces: self.namespaces,
+            cgroup: leaf.as_ref().and_then(Leaf::unified),
+        };
+        // SAFETY: by the caller's promise the child may use all of the program.
+        let forked = unsafe { child::fork(&start) };
+        match forked.map_err(|errno| clone_error(io::Error::from_raw_os_error(errno)))? {
+            Some((pid, pidfd)) => {
+                // SAFETY: clone3 made this descriptor for us alone.
+                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+                Ok(Container::new(pid, pidfd, leaf))
+            }
+            None => {
+                // Neither the frames nor the destructors of the parent are the child's.
+                let entrance = Entrance { jail: self, start };
+                let run = AssertUnwindSafe(|| child(entrance));
+                let code = catch_unwind(run).unwrap_or(PANICKED);
+                // SAFETY: ends this process at once; exit handlers belong to the parent.
+                unsafe { libc::_exit(code) }
+            }
+        }
+    }
+}
+
+/// A child's way into its jail.
+#[derive(Debug)]
+pub struct Entrance<'a> {
+    jail: &'a Jail,
+    start: Start<'a>,
+}
+
+impl Entrance<'_> {
+    /// Makes the jail's root file system this process's, and its user and privileges.
+    ///
+    /// # Errors
+    /// A step failed. The process is then half in the jail, and must end.
+    pub fn enter(self) -> Result<(), Error> {
+        // SAFETY: the script's addresses are kept by the jail, which is borrowed; it changes this
+        // process alone, which is what the caller asks for.
+        match unsafe { child::play_here(&self.start) } {
+            None => Ok(()),
+            Some(failure) => Err(self.jail.compiled.script.explain(failure)),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The caller's own code in a jail: what a forked child sees and may do before and after.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use tare_container::{
+    Capabilities, Dev, Entrance, Error, Jail, Namespaces, Proc, Program, Rootfs, Spec, Stream, User,
+};
+
+use crate::support::Bench;
+
+const NOBODY: u32 = 65534;
+
+fn spec(root: &std::path::Path) -> Spec {
+    Spec {
+        args: Vec::new(),
+        proc: Proc::None,
+        dev: Dev::None,
+        sys: false,
+        seccomp: None,
+        user: Some(User { uid: NOBODY, gid: NOBODY, groups: Vec::new() }),
+        capabilities: Some(Capabilities::NONE),
+        stdio: [Stream::Inherit, Stream::Inherit, Stream::Inherit],
+        ..Spec::container(Rootfs::ReadOnly(root.to_owned()), Program::Caller)
+    }
+}
+
+/// Forks into the jail and waits: the function's exit status.
+fn status(jail: &Jail, child: fn(Entrance<'_>) -> i32) -> i32 {
+    // SAFETY: the children allocate at most, through musl's allocator, whose lock a fork leaves
+    // free; the tests of this program take turns.
+    let mut container = unsafe { jail.fork(child) }.unwrap();
+    container.wait().unwrap().shell_status()
+}
+
+fn is(condition: bool, code: i32) -> Result<(), i32> {
+    if condition { Ok(()) } else { Err(code) }
+}
+
+/// Each number names a promise that was not kept.
+fn inspect(entrance: Entrance<'_>) -> Result<(), i32> {
+    is(fs::exists("/etc/passwd").unwrap_or(false), 1)?;
+    entrance.enter().map_err(|_| 2)?;
+    // SAFETY: system calls on plain numbers.
+    let (uid, gid, pid) = unsafe { (libc::getuid(), libc::getgid(), libc::getpid()) };
+    is((uid, gid) == (NOBODY, NOBODY), 3)?;
+    is(pid == 1, 4)?;
+    is(!fs::exists("/etc/passwd").unwrap_or(true), 5)?;
+    is(fs::read_dir("/").map_err(|_| 6)?.count() == 0, 7)?;
+    is(fs::write("/file", b"x").is_err(), 8)?;
+    // SAFETY: as above.
+    is(unsafe { libc::setuid(0) } != 0, 9)?;
+    // SAFETY: as above.
+    is(unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0, 10)?;
+    is(fs::metadata("/..").map_err(|_| 11)?.ino() == fs::metadata("/").map_err(|_| 11)?.ino(), 12)?;
+    // SAFETY: as above.
+    is(unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) } == 1, 13)
+}
+
+#[test]
+fn test_jail_entered_sees_only_its_root_and_has_no_privileges() {
+    let Some(bench) = Bench::new("test_jail_entered_sees_only_its_root_and_has_no_privileges")
+    else {
+        return;
+    };
+    let root = bench.directory.path().join("empty");
+    fs::create_dir(&root).unwrap();
+    let jail = spec(&root).jail().unwrap();
+    for _ in 0..3 {
+        assert_eq!(status(&jail, |entrance| inspect(entrance).err().unwrap_or(0)), 0);
+    }
+}
+
+#[test]
+fn test_jail_child_that_panics_ends_by_itself() {
+    let Some(bench) = Bench::new("test_jail_child_that_panics_ends_by_itself") else { return };
+    let root = bench.directory.path().join("empty");
+    fs::create_dir(&root).unwrap();
+    let jail = spec(&root).jail().unwrap();
+    assert_eq!(status(&jail, |_| panic!("as the test wants it")), 101);
+}
+
+#[test]
+fn test_jail_dropped_container_kills_its_child() {
+    let Some(bench) = Bench::new("test_jail_dropped_container_kills_its_child") else { return };
+    let root = bench.directory.path().join("empty");
+    fs::create_dir(&root).unwrap();
+    let jail = spec(&root).jail().unwrap();
+    // SAFETY: the child only sleeps.
+    let container = unsafe {
+        jail.fork(|_| {
+            libc::pause();
+            0
+        })
+    };
+    let container = container.unwrap();
+    let pid = container.pid();
+    assert!(fs::exists(format!("/proc/{pid}/status")).unwrap());
+    drop(container);
+    assert!(!fs::exists(format!("/proc/{pid}/status")).unwrap());
+}
+
+#[test]
+fn test_jail_of_a_program_or_start_of_none_is_refused() {
+    let program = Spec { program: Program::command("/bin/true"), ..spec("/".as_ref()) };
+    let slot = Spec { stdio: [Stream::Slot(0), Stream::Null, Stream::Null], ..spec("/".as_ref()) };
+    let start = Spec { namespaces: Namespaces::ALL, ..spec("/".as_ref()) }.prepare().err();
+    for error in [program.jail().err(), slot.jail().err(), start] {
+        assert!(matches!(error, Some(Error::Invalid { .. })), "{error:?}");
+    }
+}
