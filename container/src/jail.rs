@@ -6,7 +6,7 @@
 //! privileges of the [`Spec`], for good.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -116,6 +116,28 @@ pub struct Entrance<'a> {
 }
 
 impl Entrance<'_> {
+    /// Closes every descriptor from 3 on but `kept` and those that the way in needs.
+    ///
+    /// # Safety
+    /// No value in the program uses a descriptor that is closed here, not even to close it.
+    pub unsafe fn close_all_but(&self, kept: &[RawFd]) {
+        let mut spared: Vec<u32> = kept
+            .iter()
+            .copied()
+            .chain(self.own())
+            .filter_map(|fd| u32::try_from(fd).ok())
+            .collect();
+        spared.sort_unstable();
+        let mut from = 3;
+        for fd in spared.into_iter().filter(|fd| *fd >= 3) {
+            if fd > from {
+                close_range(from, fd - 1);
+            }
+            from = fd + 1;
+        }
+        close_range(from, u32::MAX);
+    }
+
     /// Makes the jail's root file system this process's, and its user and privileges.
     ///
     /// # Errors
@@ -124,8 +146,25 @@ impl Entrance<'_> {
         // SAFETY: the script's addresses are kept by the jail, which is borrowed; it changes this
         // process alone, which is what the caller asks for.
         match unsafe { child::play_here(&self.start) } {
-            None => Ok(()),
+            None => {
+                for fd in self.own() {
+                    // SAFETY: this process's copy, which nothing uses any more.
+                    unsafe { libc::close(fd) };
+                }
+                Ok(())
+            }
             Some(failure) => Err(self.jail.compiled.script.explain(failure)),
         }
     }
+
+    /// Descriptors that the script uses: the parent's pidfd and those of the jail.
+    fn own(&self) -> impl Iterator<Item = RawFd> {
+        let parent = self.start.registers.first().map(|register| *register as u32 as RawFd);
+        parent.into_iter().chain(self.jail.compiled.kept.iter().map(AsRawFd::as_raw_fd))
+    }
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: plain numbers; by the promise of the only caller nobody uses what is closed.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }

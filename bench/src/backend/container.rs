@@ -3,16 +3,13 @@
 //! no_new_privs and a seccomp filter. No network set-up and no limits: nothing asks for them.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use tare_container::{Descriptor, Mount, Program, Rootfs, Spec, Stream};
 use tare_workload::Channel as Wire;
 
-use super::channel::Channel;
-use super::instance::{Instance, Reaped};
-use super::memory::Scale;
+use super::instance::{Instance, Jailed};
 use super::process::{CHANNEL_FD, Pipes};
 use super::scratch::ScratchDir;
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
@@ -106,41 +103,7 @@ impl Prepared for Ready {
         let container =
             self.prepared.spawn_with(&slots).map_err(|error| Error::launch(NAME)(&error))?;
         drop(slots);
-        Ok(Box::new(Running { container, channels: pipes.into_channels() }))
-    }
-}
-
-struct Running {
-    container: tare_container::Container,
-    channels: Vec<Channel>,
-}
-
-impl Instance for Running {
-    fn pidfd(&self) -> BorrowedFd<'_> {
-        self.container.pidfd()
-    }
-
-    fn channels(&mut self) -> &mut [Channel] {
-        &mut self.channels
-    }
-
-    fn reap(&mut self) -> Result<Reaped, Error> {
-        let exit = self.container.wait().map_err(io::Error::other);
-        let exit = exit.map_err(Error::drive("cannot reap the container"))?;
-        Ok(Reaped { code: exit.shell_status(), peak_rss_bytes: exit.usage.own_max_rss_bytes() })
-    }
-
-    fn kill(&mut self) {
-        // Where it has ended by itself meanwhile, there is nothing left to kill.
-        let _ = self.container.kill();
-    }
-
-    fn scale(&self) -> Scale {
-        Scale { pid: self.container.pid().cast_signed(), guest_ram_bytes: None }
-    }
-
-    fn clean(self: Box<Self>) -> Result<(), Error> {
-        let removed = self.container.remove().map_err(io::Error::other);
-        removed.map(drop).map_err(Error::drive("cannot remove the container's cgroup"))
+        let channels = pipes.into_channels();
+        Ok(Box::new(Jailed { container, channels, guest_ram_bytes: None }))
     }
 }

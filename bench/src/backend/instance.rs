@@ -142,6 +142,48 @@ impl Instance for Running {
     }
 }
 
+/// An instance that is a container of ours: a boxed process, or a jailed VMM.
+pub(crate) struct Jailed {
+    pub(crate) container: tare_container::Container,
+    pub(crate) channels: Vec<Channel>,
+    /// Size of the guest's RAM, where the container is a VMM.
+    pub(crate) guest_ram_bytes: Option<u64>,
+}
+
+impl Instance for Jailed {
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.container.pidfd()
+    }
+
+    fn channels(&mut self) -> &mut [Channel] {
+        &mut self.channels
+    }
+
+    fn reap(&mut self) -> Result<Reaped, Error> {
+        let exit = self.container.wait().map_err(io::Error::other);
+        let exit = exit.map_err(Error::drive("cannot reap the container"))?;
+        Ok(Reaped { code: exit.shell_status(), peak_rss_bytes: exit.usage.own_max_rss_bytes() })
+    }
+
+    fn kill(&mut self) {
+        // Where it has ended by itself meanwhile, there is nothing left to kill.
+        let _ = self.container.kill();
+    }
+
+    fn scale(&self) -> Scale {
+        Scale { pid: self.container.pid().cast_signed(), guest_ram_bytes: self.guest_ram_bytes }
+    }
+
+    fn speaks_for_itself(&self) -> bool {
+        self.guest_ram_bytes.is_some()
+    }
+
+    fn clean(self: Box<Self>) -> Result<(), Error> {
+        let removed = self.container.remove().map_err(io::Error::other);
+        removed.map(drop).map_err(Error::drive("cannot remove the container's cgroup"))
+    }
+}
+
 /// Largest resident size that this process has had.
 fn own_peak_rss_bytes() -> u64 {
     nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)

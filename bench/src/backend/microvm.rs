@@ -1,20 +1,25 @@
-//! Our own microVM: a child of this process, forked and not exec'd, that becomes the VMM.
+//! Our own microVM: a child of this process, forked and not exec'd, that becomes the VMM and, where
+//! this process is root, goes to jail before the guest runs.
 //!
 //! The VMM stamps edges on its vCPU thread and sends them as records over a pipe; the guest's
 //! serial port carries the agent's channel.
 
+use std::error;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
+use tare_container::{
+    Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
+};
 use tare_vmm::{BlockConfig, Config, Observer, Vmm};
 use tare_workload::{Channel as Wire, Decoder, Event};
 
 use super::channel::{Channel, record};
-use super::instance::{Child, Instance, Running};
+use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Prepared};
 use crate::clock::now_ns;
 use crate::host;
@@ -23,6 +28,8 @@ use crate::kit::{GuestDisks, Kit};
 const NAME: &str = "microvm";
 /// The descriptor on which the VMM's process writes its records.
 const RECORD_FD: i32 = 3;
+/// The user and group nobody.
+const NOBODY: u32 = 65534;
 
 /// The backend; see the module's text.
 pub(super) struct MicroVm;
@@ -64,7 +71,10 @@ impl Backend for MicroVm {
             memory_bytes,
             blocks,
         };
-        Ok(Box::new(Ready { config, disks }))
+        let root = kit.empty_root().map_err(|error| failed(&error))?;
+        let jail = nix::unistd::geteuid().is_root().then(|| jail(root)).transpose();
+        let jail = jail.map_err(|error| failed(&error))?;
+        Ok(Box::new(Ready { config, jail, disks }))
     }
 }
 
@@ -96,8 +106,28 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
     }
 }
 
+/// Where the VMM lives: an empty root and namespaces of its own, as nobody, without capabilities.
+/// What it needs it opens before it enters.
+fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
+    let inherit = || Stream::Inherit;
+    let spec = Spec {
+        proc: Proc::None,
+        dev: Dev::None,
+        sys: false,
+        hostname: None,
+        seccomp: None,
+        user: Some(User { uid: NOBODY, gid: NOBODY, groups: Vec::new() }),
+        capabilities: Some(Capabilities::NONE),
+        stdio: [inherit(), inherit(), inherit()],
+        ..Spec::container(Rootfs::ReadOnly(root.to_owned()), Program::Caller)
+    };
+    spec.jail()
+}
+
 struct Ready {
     config: Config,
+    /// None where this process may not make one.
+    jail: Option<Jail>,
     disks: GuestDisks,
 }
 
@@ -111,6 +141,14 @@ impl Prepared for Ready {
              harness's pages"
                 .to_owned(),
         ];
+        state.push(match self.jail {
+            Some(_) => "the VMM is jailed: own namespaces, empty root, user nobody, no \
+                        capabilities, seccomp"
+                .to_owned(),
+            None => {
+                "the VMM has its seccomp filter but no jail: tare does not run as root".to_owned()
+            }
+        });
         state.extend(self.disks.state());
         state
     }
@@ -123,27 +161,41 @@ impl Prepared for Ready {
         let failed = |error: io::Error| Error::launch(NAME)(&error);
         let (reader, writer) = io::pipe().map_err(failed)?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
-        // SAFETY: this process has a single thread (the harness starts none), so the child may go
-        // on using all of the program.
-        let pid = unsafe { libc::fork() };
-        match pid {
-            -1 => Err(failed(io::Error::last_os_error())),
-            0 => become_vmm(&self.config, &writer),
-            _ => {
-                let child = Child::adopt(pid).map_err(failed)?;
-                drop(writer);
-                Ok(Box::new(Running {
-                    child,
-                    channels: vec![Channel::records(reader)],
-                    guest_ram_bytes: Some(self.config.memory_bytes),
-                }))
+        let ram = Some(self.config.memory_bytes);
+        let channels = vec![Channel::records(reader)];
+        let Some(jail) = &self.jail else {
+            // SAFETY: this process has a single thread (the harness starts none), so the child may
+            // go on using all of the program.
+            return match unsafe { libc::fork() } {
+                -1 => Err(failed(io::Error::last_os_error())),
+                0 => {
+                    keep_only(&writer);
+                    // SAFETY: ends this process at once; atexit handlers belong to the parent.
+                    unsafe { libc::_exit(become_vmm(&self.config, None)) }
+                }
+                pid => {
+                    let child = Child::adopt(pid).map_err(failed)?;
+                    Ok(Box::new(Running { child, channels, guest_ram_bytes: ram }))
+                }
+            };
+        };
+        let child = |entrance: Entrance<'_>| {
+            // SAFETY: the writer is duplicated first, and only its duplicate used from here on.
+            unsafe {
+                libc::dup2(writer.as_raw_fd(), RECORD_FD);
+                entrance.close_all_but(&[RECORD_FD]);
             }
-        }
+            become_vmm(&self.config, Some(entrance))
+        };
+        // SAFETY: as above.
+        let container = unsafe { jail.fork(child) };
+        let container = container.map_err(|error| Error::launch(NAME)(&error))?;
+        Ok(Box::new(Jailed { container, channels, guest_ram_bytes: ram }))
     }
 }
 
-/// The child's life: no return, no destructors of the parent's values.
-fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
+/// Leaves a forked child only the descriptor for its records, and lets it die with the harness.
+fn keep_only(writer: &OwnedFd) {
     // SAFETY: system calls on plain numbers. The child must not outlive the harness, and must not
     // hold what the harness has open; standard error stays for a panic's message.
     unsafe {
@@ -151,8 +203,13 @@ fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
         libc::dup2(writer.as_raw_fd(), RECORD_FD);
         libc::syscall(libc::SYS_close_range, RECORD_FD.unsigned_abs() + 1, u32::MAX, 0);
     }
+}
+
+/// The child's life; its result is its exit status.
+fn become_vmm(config: &Config, entrance: Option<Entrance<'_>>) -> i32 {
     // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let failure = match panic::catch_unwind(|| run_vmm(config)) {
+    let run = AssertUnwindSafe(|| run_vmm(config, entrance));
+    let failure = match panic::catch_unwind(run) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("the VMM panicked; standard error says where".to_owned()),
@@ -160,13 +217,14 @@ fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
     if let Some(why) = &failure {
         send(now_ns(), record::FAILURE, why.as_bytes());
     }
-    let code = i32::from(failure.is_some());
-    // SAFETY: ends this process at once; atexit handlers belong to the parent.
-    unsafe { libc::_exit(code) }
+    i32::from(failure.is_some())
 }
 
-fn run_vmm(config: &Config) -> Result<(), tare_vmm::Error> {
+fn run_vmm(config: &Config, entrance: Option<Entrance<'_>>) -> Result<(), Box<dyn error::Error>> {
     let mut vmm = Vmm::new(config, Box::<Recorder>::default())?;
+    if let Some(entrance) = entrance {
+        entrance.enter()?;
+    }
     vmm.confine();
     let outcome = vmm.run()?;
     let exits: String =

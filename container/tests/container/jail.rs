@@ -37,10 +37,19 @@ fn is(condition: bool, code: i32) -> Result<(), i32> {
     if condition { Ok(()) } else { Err(code) }
 }
 
+fn is_open(fd: i32) -> bool {
+    // SAFETY: a system call on plain numbers.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
 /// Each number names a promise that was not kept.
 fn inspect(entrance: Entrance<'_>) -> Result<(), i32> {
     is(fs::exists("/etc/passwd").unwrap_or(false), 1)?;
+    let open = || (3..64).filter(|fd| is_open(*fd)).count();
+    // SAFETY: nothing below uses a descriptor of before.
+    unsafe { entrance.close_all_but(&[1]) };
     entrance.enter().map_err(|_| 2)?;
+    is(open() == 0, 14)?;
     // SAFETY: system calls on plain numbers.
     let (uid, gid, pid) = unsafe { (libc::getuid(), libc::getgid(), libc::getpid()) };
     is((uid, gid) == (NOBODY, NOBODY), 3)?;
