@@ -183,7 +183,8 @@ pub(crate) unsafe fn fork(start: &Start<'_>) -> Result<Option<(i32, i32)>, i32> 
     }
 }
 
-/// Plays a script in this very process.
+/// Plays a script in this very process. Descriptors that it opened are closed again, as an exec
+/// would.
 ///
 /// # Safety
 /// Every address in the calls is valid, and the process is meant to become what they make of it.
@@ -200,8 +201,15 @@ pub(crate) unsafe fn play_here(start: &Start<'_>) -> Option<Failure> {
         *slot = *value;
     }
     // SAFETY: by the caller's promise.
-    let (index, errno) = unsafe { make_calls(&mut frame, start.calls) }?;
-    Some(Failure { index, errno, denied: frame.denied })
+    let failed = unsafe { make_calls(&mut frame, start.calls) };
+    for register in start.calls.iter().filter_map(|call| call.result) {
+        let fd = frame.registers.get(register.index()).copied().unwrap_or(0);
+        if fd > 0 {
+            // SAFETY: results are kept of calls that open a descriptor, and only of those.
+            unsafe { syscall(libc::SYS_close as usize, [fd, 0, 0, 0, 0, 0]) };
+        }
+    }
+    failed.map(|(index, errno)| Failure { index, errno, denied: frame.denied })
 }
 
 /// `CLONE_CLEAR_SIGHAND` (Linux 5.5): handlers become default in the child.
