@@ -8,12 +8,13 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::devices::{Block, Devices};
-use crate::layout::{IDENTITY_MAP, TSS, VIRTIO_IRQS};
+use crate::layout::{IDENTITY_MAP, TSS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
+use crate::prepared::interrupt_lines;
 use crate::stopper::Stopper;
 use crate::vcpu::Machine;
-use crate::{BlockError, Config, Error, KvmError, Outcome, boot, cpu, kvm, vcpu};
+use crate::{Config, Error, KvmError, Outcome, Prepared, cpu, kvm, vcpu};
 
 /// A microVM that is ready to run.
 pub struct Vmm {
@@ -41,18 +42,25 @@ impl fmt::Debug for Vmm {
 }
 
 impl Vmm {
-    /// Makes the VM, its memory and devices, and loads the guest.
+    /// [`Prepared::new`] and [`launch`](Vmm::launch) in one.
     ///
-    /// What can be checked without KVM is checked first. The edges [`Edge::Created`] and
+    /// # Errors
+    ///
+    /// Those of the two.
+    pub fn new(config: &Config, observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+        Vmm::launch(&Prepared::new(config)?, observer)
+    }
+
+    /// Makes the VM, its memory and devices, and loads the guest. The edges [`Edge::Created`] and
     /// [`Edge::Loaded`] are observed on the way.
     ///
     /// # Errors
     ///
-    /// [`Error::Memory`], [`Error::Block`] and [`Error::Boot`] for a configuration or file that
-    /// cannot be used, [`Error::Kvm`] for a host that cannot run guests.
-    pub fn new(config: &Config, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+    /// [`Error::Block`] for a backing file that cannot be used, [`Error::Memory`] and
+    /// [`Error::Kvm`] for a host that cannot run one more guest.
+    pub fn launch(prepared: &Prepared, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+        let Prepared { config, image, identity } = prepared;
         let irqs = interrupt_lines(config.blocks.len())?;
-        let cmdline = boot::compose(&config.cmdline, irqs)?;
         let mut blocks = Vec::with_capacity(irqs.len());
         for (index, block) in config.blocks.iter().enumerate() {
             blocks.push(Block::open(block, index)?);
@@ -64,11 +72,11 @@ impl Vmm {
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
         add_controllers(&vm)?;
-        let vcpu = cpu::create(&host, &vm)?;
+        let vcpu = cpu::create(&vm, identity)?;
         let devices = Devices::new(blocks.into_iter().zip(irqs.iter().copied()));
         observer.edge(Edge::Created, now_ns());
-        let entry = boot::load(config, &cmdline, &ram)?;
-        cpu::start_at(&vcpu, entry)?;
+        ram.fill(image)?;
+        cpu::start_at(&vcpu, image.entry())?;
         observer.edge(Edge::Loaded, now_ns());
         Ok(Vmm { vcpu, vm, ram, devices, observer, stopper: Stopper::new() })
     }
@@ -103,11 +111,6 @@ impl Vmm {
         };
         vcpu::run(&mut self.vcpu, &mut machine)
     }
-}
-
-fn interrupt_lines(count: usize) -> Result<&'static [u32], BlockError> {
-    let limit = VIRTIO_IRQS.len();
-    VIRTIO_IRQS.get(..count).ok_or(BlockError::TooMany { count, limit })
 }
 
 /// The 8259 pair, I/O APIC and local APIC, and the 8254 timer, all in the kernel. The speaker port

@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic;
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use tare_vmm::{BlockConfig, Config, Observer, Vmm};
 use tare_workload::{Channel as Wire, Decoder, Event};
@@ -21,8 +22,8 @@ use crate::host;
 use crate::kit::{GuestDisks, Kit};
 
 const NAME: &str = "microvm";
-/// The descriptor on which the VMM's process writes its records.
-const RECORD_FD: i32 = 3;
+/// The descriptor on which the VMM's process writes its records, once it is that process.
+static RECORD_FD: AtomicI32 = AtomicI32::new(-1);
 
 /// The backend; see the module's text.
 pub(super) struct MicroVm;
@@ -64,7 +65,8 @@ impl Backend for MicroVm {
             memory_bytes,
             blocks,
         };
-        Ok(Box::new(Ready { config, disks }))
+        let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
+        Ok(Box::new(Ready { prepared, disks }))
     }
 }
 
@@ -97,7 +99,7 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
 }
 
 struct Ready {
-    config: Config,
+    prepared: tare_vmm::Prepared,
     disks: GuestDisks,
 }
 
@@ -105,8 +107,8 @@ impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
         let mut state = vec![
             "cold boot".to_owned(),
-            "kernel and initramfs in the host's page cache".to_owned(),
-            format!("guest command line: {}", self.config.cmdline),
+            "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"
                 .to_owned(),
@@ -128,14 +130,14 @@ impl Prepared for Ready {
         let pid = unsafe { libc::fork() };
         match pid {
             -1 => Err(failed(io::Error::last_os_error())),
-            0 => become_vmm(&self.config, &writer),
+            0 => become_vmm(&self.prepared, &writer),
             _ => {
                 let child = Child::adopt(pid).map_err(failed)?;
                 drop(writer);
                 Ok(Box::new(Running {
                     child,
                     channels: vec![Channel::records(reader)],
-                    guest_ram_bytes: Some(self.config.memory_bytes),
+                    guest_ram_bytes: Some(self.prepared.config().memory_bytes),
                 }))
             }
         }
@@ -143,16 +145,16 @@ impl Prepared for Ready {
 }
 
 /// The child's life: no return, no destructors of the parent's values.
-fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
-    // SAFETY: system calls on plain numbers. The child must not outlive the harness, and must not
-    // hold what the harness has open; standard error stays for a panic's message.
+fn become_vmm(prepared: &tare_vmm::Prepared, writer: &OwnedFd) -> ! {
+    // SAFETY: plain numbers. The child must not outlive the harness.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::dup2(writer.as_raw_fd(), RECORD_FD);
-        libc::syscall(libc::SYS_close_range, RECORD_FD.unsigned_abs() + 1, u32::MAX, 0);
     }
+    let record_fd = writer.as_raw_fd();
+    RECORD_FD.store(record_fd, Ordering::Relaxed);
+    close_all_but([record_fd, prepared.as_fd().as_raw_fd()]);
     // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let failure = match panic::catch_unwind(|| run_vmm(config)) {
+    let failure = match panic::catch_unwind(|| run_vmm(prepared)) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("the VMM panicked; standard error says where".to_owned()),
@@ -165,8 +167,21 @@ fn become_vmm(config: &Config, writer: &OwnedFd) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn run_vmm(config: &Config) -> Result<(), tare_vmm::Error> {
-    let vmm = Vmm::new(config, Box::<Recorder>::default())?;
+/// Closes what the harness has open, except two descriptors and the standard ones: standard error
+/// is for a panic's message.
+fn close_all_but(kept: [i32; 2]) {
+    let [a, b] = kept.map(i32::unsigned_abs);
+    let (low, high) = (a.min(b), a.max(b));
+    for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: plain numbers; nothing in this process uses the parent's descriptors.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+fn run_vmm(prepared: &tare_vmm::Prepared) -> Result<(), tare_vmm::Error> {
+    let vmm = Vmm::launch(prepared, Box::<Recorder>::default())?;
     let outcome = vmm.run()?;
     let exits: String =
         outcome.exits.iter().map(|(reason, count)| format!("{reason} {count}\n")).collect();
@@ -222,8 +237,9 @@ impl Recorder {
 fn send(at_ns: u64, kind: u32, payload: &[u8]) {
     let length = payload.len().min(record::PAYLOAD_MAX_BYTES);
     let header = record::header(at_ns, kind, u32::try_from(length).unwrap_or(0));
-    // SAFETY: `become_vmm` opened the descriptor for this process alone, and nothing closes it.
-    let mut pipe = ManuallyDrop::new(unsafe { File::from_raw_fd(RECORD_FD) });
+    // SAFETY: `become_vmm` keeps the descriptor for this process alone, and nothing closes it.
+    let mut pipe =
+        ManuallyDrop::new(unsafe { File::from_raw_fd(RECORD_FD.load(Ordering::Relaxed)) });
     let _ = write_record(&mut pipe, &header, &payload[..length]);
 }
 
