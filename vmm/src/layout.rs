@@ -7,7 +7,7 @@
 //! 0x0002_0000  command line
 //! 0x0009_fc00  end of conventional memory
 //! 0x0010_0000  kernel segments may start here
-//! …            initramfs, as high as RAM and the boot protocol allow
+//! …            initramfs, on the first page behind the kernel
 //! 0xc000_0000  hole: virtio-mmio at 0xd000_0000, I/O APIC, HPET, local APIC, KVM's own pages
 //! 0x1_0000_0000 RAM again, if there is more than 3 GiB
 //! ```

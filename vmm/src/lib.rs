@@ -13,9 +13,9 @@
 //! - **Nothing outside is trusted**: neither kernel image, initramfs and command line nor guest
 //!   memory, device registers and virtqueues. A bad file is an error with its remedy; a bad guest
 //!   harms itself.
-//! - **[`Vmm::new`] and [`Vmm::run`] are made to be timed.** They may run in a fresh child process,
-//!   which the caller forks and never execs: few system calls, no work that the guest does not
-//!   need.
+//! - **[`Vmm::launch`] and [`Vmm::run`] are made to be timed.** They may run in a fresh child
+//!   process, which the caller forks and never execs: few system calls, no work that the guest does
+//!   not need. What does not depend on the launch is done before, by [`Prepared::new`].
 //! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
 //!
 //! # The guest's part
@@ -65,8 +65,10 @@ mod filter;
 pub mod floor;
 mod kvm;
 mod layout;
+mod mapping;
 mod memory;
 mod observer;
+mod prepared;
 mod reactor;
 mod stopper;
 mod vcpu;
@@ -81,6 +83,7 @@ pub use exits::{End, ExitCounts, Outcome};
 pub use kvm::KvmError;
 pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError};
 pub use observer::{Edge, Observer};
+pub use prepared::Prepared;
 pub use reactor::ReactorError;
 pub use stopper::Stopper;
 pub use vcpu::VcpuError;

@@ -10,13 +10,14 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
 use crate::devices::{Block, Device, Devices};
-use crate::layout::{IDENTITY_MAP, TSS, VIRTIO_IRQS};
+use crate::layout::{IDENTITY_MAP, TSS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
+use crate::prepared::interrupt_lines;
 use crate::reactor::{Reactor, ReactorError};
 use crate::stopper::Stopper;
 use crate::vcpu::Machine;
-use crate::{BlockError, Config, Error, KvmError, Outcome, boot, cpu, kvm, vcpu};
+use crate::{Config, Error, KvmError, Outcome, Prepared, cpu, kvm, vcpu};
 
 /// A microVM that is ready to run.
 pub struct Vmm {
@@ -48,18 +49,25 @@ impl fmt::Debug for Vmm {
 }
 
 impl Vmm {
-    /// Makes the VM, its memory and devices, and loads the guest.
+    /// [`Prepared::new`] and [`launch`](Vmm::launch) in one.
     ///
-    /// What can be checked without KVM is checked first. The edges [`Edge::Created`] and
+    /// # Errors
+    ///
+    /// Those of the two.
+    pub fn new(config: &Config, observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+        Vmm::launch(&Prepared::new(config)?, observer)
+    }
+
+    /// Makes the VM, its memory and devices, and loads the guest. The edges [`Edge::Created`] and
     /// [`Edge::Loaded`] are observed on the way.
     ///
     /// # Errors
     ///
-    /// [`Error::Memory`], [`Error::Block`] and [`Error::Boot`] for a configuration or file that
-    /// cannot be used, [`Error::Kvm`] for a host that cannot run guests.
-    pub fn new(config: &Config, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+    /// [`Error::Block`] for a backing file that cannot be used, [`Error::Memory`] and
+    /// [`Error::Kvm`] for a host that cannot run one more guest.
+    pub fn launch(prepared: &Prepared, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+        let Prepared { config, image, identity } = prepared;
         let irqs = interrupt_lines(config.blocks.len())?;
-        let cmdline = boot::compose(&config.cmdline, irqs)?;
         let mut blocks = Vec::with_capacity(irqs.len());
         for (index, block) in config.blocks.iter().enumerate() {
             blocks.push(Block::open(block, index)?);
@@ -71,13 +79,13 @@ impl Vmm {
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
         add_controllers(&vm)?;
-        let vcpu = cpu::create(&host, &vm)?;
+        let vcpu = cpu::create(&vm, identity)?;
         let virtio = blocks.into_iter().map(|block| Box::new(block) as Box<dyn Device>);
         let devices = Devices::new(virtio.zip(irqs.iter().copied()));
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
-        let entry = boot::load(config, &cmdline, &ram)?;
-        cpu::start_at(&vcpu, entry)?;
+        ram.fill(image)?;
+        cpu::start_at(&vcpu, image.entry())?;
         observer.edge(Edge::Loaded, now_ns());
         Ok(Vmm {
             vcpu,
@@ -160,11 +168,6 @@ impl Vmm {
             }
         })
     }
-}
-
-fn interrupt_lines(count: usize) -> Result<&'static [u32], BlockError> {
-    let limit = VIRTIO_IRQS.len();
-    VIRTIO_IRQS.get(..count).ok_or(BlockError::TooMany { count, limit })
 }
 
 /// The 8259 pair, I/O APIC and local APIC, and the 8254 timer, all in the kernel. The speaker port

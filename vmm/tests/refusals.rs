@@ -1,6 +1,10 @@
 //! What `Vmm::new` refuses, and that nothing is left of it: a single test, since it counts the
 //! process's descriptors and mappings.
 
+#[path = "bare/guest.rs"]
+#[allow(dead_code)]
+mod guest;
+
 use std::fs;
 use std::path::Path;
 
@@ -42,9 +46,13 @@ fn test_new_refuses_with_place_and_remedy_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("script");
     fs::write(&script, "#!/bin/sh\n").unwrap();
+    // Enough of an ELF kernel to be prepared: one page of code.
+    let kernel = directory.path().join("vmlinux");
+    fs::write(&kernel, guest::elf(&[0xf4], 0)).unwrap();
     let odd = directory.path().join("odd.img");
     fs::write(&odd, [0; 513]).unwrap();
     let config = Config { kernel: script.clone(), ..Config::default() };
+    let bootable = Config { kernel, ..config.clone() };
     let block = |path: &Path| BlockConfig { path: path.to_owned(), read_only: true, direct: false };
     let cases = [
         (Config { memory_bytes: 1 << 20, ..config.clone() }, ["1048576", "16 MiB"]),
@@ -54,8 +62,8 @@ fn test_new_refuses_with_place_and_remedy_and_leaves_nothing() {
         (Config { kernel: "/nonexistent/k".into(), ..config.clone() }, ["/nonexistent/k", "path"]),
         (Config { cmdline: "x".repeat(2048), ..config.clone() }, ["2048", "shorten"]),
         (Config { cmdline: "a\0b".into(), ..config.clone() }, ["0x00 at 1", "printable"]),
-        (Config { blocks: vec![block(&odd)], ..config.clone() }, ["odd.img", "512"]),
-        (Config { blocks: vec![block(directory.path())], ..config.clone() }, ["neither", "name"]),
+        (Config { blocks: vec![block(&odd)], ..bootable.clone() }, ["odd.img", "512"]),
+        (Config { blocks: vec![block(directory.path())], ..bootable.clone() }, ["neither", "name"]),
         (Config { blocks: vec![block(&odd); 8], ..config.clone() }, ["8 block devices", "7"]),
     ];
     // The first VM makes what the process keeps.

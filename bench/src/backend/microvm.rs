@@ -8,9 +8,10 @@ use std::error;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
@@ -26,8 +27,8 @@ use crate::host;
 use crate::kit::{GuestDisks, Kit};
 
 const NAME: &str = "microvm";
-/// The descriptor on which the VMM's process writes its records.
-const RECORD_FD: i32 = 3;
+/// The descriptor on which the VMM's process writes its records, once it is that process.
+static RECORD_FD: AtomicI32 = AtomicI32::new(-1);
 /// The user and group nobody.
 const NOBODY: u32 = 65534;
 
@@ -71,10 +72,11 @@ impl Backend for MicroVm {
             memory_bytes,
             blocks,
         };
+        let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
         let root = kit.empty_root().map_err(|error| failed(&error))?;
         let jail = nix::unistd::geteuid().is_root().then(|| jail(root)).transpose();
         let jail = jail.map_err(|error| failed(&error))?;
-        Ok(Box::new(Ready { config, jail, disks }))
+        Ok(Box::new(Ready { prepared, jail, disks }))
     }
 }
 
@@ -125,7 +127,7 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
 }
 
 struct Ready {
-    config: Config,
+    prepared: tare_vmm::Prepared,
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
@@ -135,8 +137,8 @@ impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
         let mut state = vec![
             "cold boot".to_owned(),
-            "kernel and initramfs in the host's page cache".to_owned(),
-            format!("guest command line: {}", self.config.cmdline),
+            "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"
                 .to_owned(),
@@ -161,54 +163,56 @@ impl Prepared for Ready {
         let failed = |error: io::Error| Error::launch(NAME)(&error);
         let (reader, writer) = io::pipe().map_err(failed)?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
-        let ram = Some(self.config.memory_bytes);
+        let prepared = &self.prepared;
+        let guest_ram_bytes = Some(prepared.config().memory_bytes);
         let channels = vec![Channel::records(reader)];
+        let kept = [writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
         let Some(jail) = &self.jail else {
             // SAFETY: this process has a single thread (the harness starts none), so the child may
             // go on using all of the program.
             return match unsafe { libc::fork() } {
                 -1 => Err(failed(io::Error::last_os_error())),
                 0 => {
-                    keep_only(&writer);
+                    die_with_parent();
+                    close_all_but(kept);
+                    let code = become_vmm(prepared, &writer, None);
                     // SAFETY: ends this process at once; atexit handlers belong to the parent.
-                    unsafe { libc::_exit(become_vmm(&self.config, None)) }
+                    unsafe { libc::_exit(code) }
                 }
                 pid => {
                     let child = Child::adopt(pid).map_err(failed)?;
-                    Ok(Box::new(Running { child, channels, guest_ram_bytes: ram }))
+                    Ok(Box::new(Running { child, channels, guest_ram_bytes }))
                 }
             };
         };
         let child = |entrance: Entrance<'_>| {
-            // SAFETY: the writer is duplicated first, and only its duplicate used from here on.
-            unsafe {
-                libc::dup2(writer.as_raw_fd(), RECORD_FD);
-                entrance.close_all_but(&[RECORD_FD]);
-            }
-            become_vmm(&self.config, Some(entrance))
+            die_with_parent();
+            // SAFETY: the VMM uses what is kept and what it opens itself, nothing else.
+            unsafe { entrance.close_all_but(&kept) };
+            become_vmm(prepared, &writer, Some(entrance))
         };
         // SAFETY: as above.
         let container = unsafe { jail.fork(child) };
         let container = container.map_err(|error| Error::launch(NAME)(&error))?;
-        Ok(Box::new(Jailed { container, channels, guest_ram_bytes: ram }))
+        Ok(Box::new(Jailed { container, channels, guest_ram_bytes }))
     }
 }
 
-/// Leaves a forked child only the descriptor for its records, and lets it die with the harness.
-fn keep_only(writer: &OwnedFd) {
-    // SAFETY: system calls on plain numbers. The child must not outlive the harness, and must not
-    // hold what the harness has open; standard error stays for a panic's message.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::dup2(writer.as_raw_fd(), RECORD_FD);
-        libc::syscall(libc::SYS_close_range, RECORD_FD.unsigned_abs() + 1, u32::MAX, 0);
-    }
+/// The harness's end is the VMM's.
+fn die_with_parent() {
+    // SAFETY: plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
 /// The child's life; its result is its exit status.
-fn become_vmm(config: &Config, entrance: Option<Entrance<'_>>) -> i32 {
+fn become_vmm(
+    prepared: &tare_vmm::Prepared,
+    writer: &OwnedFd,
+    entrance: Option<Entrance<'_>>,
+) -> i32 {
+    RECORD_FD.store(writer.as_raw_fd(), Ordering::Relaxed);
     // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let run = AssertUnwindSafe(|| run_vmm(config, entrance));
+    let run = AssertUnwindSafe(|| run_vmm(prepared, entrance));
     let failure = match panic::catch_unwind(run) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -220,8 +224,24 @@ fn become_vmm(config: &Config, entrance: Option<Entrance<'_>>) -> i32 {
     i32::from(failure.is_some())
 }
 
-fn run_vmm(config: &Config, entrance: Option<Entrance<'_>>) -> Result<(), Box<dyn error::Error>> {
-    let mut vmm = Vmm::new(config, Box::<Recorder>::default())?;
+/// Closes what the harness has open, except two descriptors and the standard ones: standard error
+/// is for a panic's message.
+fn close_all_but(kept: [i32; 2]) {
+    let [a, b] = kept.map(i32::unsigned_abs);
+    let (low, high) = (a.min(b), a.max(b));
+    for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: plain numbers; nothing in this process uses the parent's descriptors.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+fn run_vmm(
+    prepared: &tare_vmm::Prepared,
+    entrance: Option<Entrance<'_>>,
+) -> Result<(), Box<dyn error::Error>> {
+    let mut vmm = Vmm::launch(prepared, Box::<Recorder>::default())?;
     if let Some(entrance) = entrance {
         entrance.enter()?;
     }
@@ -281,8 +301,9 @@ impl Recorder {
 fn send(at_ns: u64, kind: u32, payload: &[u8]) {
     let length = payload.len().min(record::PAYLOAD_MAX_BYTES);
     let header = record::header(at_ns, kind, u32::try_from(length).unwrap_or(0));
-    // SAFETY: `become_vmm` opened the descriptor for this process alone, and nothing closes it.
-    let mut pipe = ManuallyDrop::new(unsafe { File::from_raw_fd(RECORD_FD) });
+    // SAFETY: `become_vmm` keeps the descriptor for this process alone, and nothing closes it.
+    let mut pipe =
+        ManuallyDrop::new(unsafe { File::from_raw_fd(RECORD_FD.load(Ordering::Relaxed)) });
     let _ = write_record(&mut pipe, &header, &payload[..length]);
 }
 

@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::BootError;
+use super::image::Draft;
 use super::initramfs::open;
 use crate::layout::KERNEL_MIN;
-use crate::memory::GuestRam;
 
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
@@ -21,7 +21,7 @@ const SHARED: u16 = 3;
 const X86_64: u16 = 62;
 const LOAD: u32 = 1;
 
-/// A kernel in guest RAM.
+/// A kernel in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loaded {
     /// Guest-physical address of the first instruction.
@@ -40,7 +40,7 @@ struct Segment {
 
 /// Copies the file's bytes of each segment to its physical address. What a segment has beyond
 /// them (.bss) is not touched: fresh guest memory is zero.
-pub(super) fn load(path: &Path, ram: &GuestRam) -> Result<Loaded, BootError> {
+pub(super) fn load(path: &Path, draft: &mut Draft) -> Result<Loaded, BootError> {
     let (file, size) = open(path, "kernel")?;
     let read_failed =
         |error| BootError::File { action: "read", what: "kernel", path: path.to_owned(), error };
@@ -63,13 +63,14 @@ pub(super) fn load(path: &Path, ram: &GuestRam) -> Result<Loaded, BootError> {
             &elsewhere
         }
     };
-    let segments = parser.segments(table, ram.low_end())?;
+    let segments = parser.segments(table, draft.limit())?;
     if !segments.iter().any(|segment| segment.memory.contains(&header.entry)) {
         let reason = format!("its entry {:#x} lies in none of its segments", header.entry);
         return Err(parser.bad(reason));
     }
     for segment in &segments {
-        ram.read_file(segment.memory.start, &file, segment.offset, segment.file_bytes)
+        draft
+            .copy(segment.memory.start, &file, segment.offset, segment.file_bytes)
             .map_err(read_failed)?;
     }
     let end = segments.iter().map(|segment| segment.memory.end).max().unwrap_or(KERNEL_MIN);

@@ -2,7 +2,6 @@ use std::io::Write;
 
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
-use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 
@@ -77,11 +76,11 @@ impl Image {
     }
 }
 
-fn load_bytes(bytes: &[u8]) -> Result<(Loaded, GuestRam), BootError> {
+fn load_bytes(bytes: &[u8]) -> Result<(Loaded, Draft), BootError> {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    let ram = GuestRam::new(RAM_BYTES).unwrap();
-    load(file.path(), &ram).map(|loaded| (loaded, ram))
+    let mut draft = Draft::new(RAM_BYTES).unwrap();
+    load(file.path(), &mut draft).map(|loaded| (loaded, draft))
 }
 
 fn error_of(adapt: impl FnOnce(&mut Image)) -> BootError {
@@ -92,9 +91,9 @@ fn error_of(adapt: impl FnOnce(&mut Image)) -> BootError {
 
 #[test]
 fn test_load_copies_file_bytes_and_leaves_bss_zero() {
-    let (loaded, ram) = load_bytes(&Image::default().bytes()).unwrap();
+    let (loaded, draft) = load_bytes(&Image::default().bytes()).unwrap();
     assert_eq!(loaded, Loaded { entry: 0x10_0010, end: 0x20_0100 });
-    let byte = |address| ram.memory().read_obj::<u8>(GuestAddress(address)).unwrap();
+    let byte = |address| draft.byte(address);
     assert_eq!((byte(0x10_0000), byte(0x10_00ff), byte(0x10_0100)), (0xcc, 0xcc, 0));
     assert_eq!((byte(0x0f_ffff), byte(0x20_00ff), byte(0x20_0100)), (0, 0xcc, 0));
 }

@@ -5,6 +5,7 @@
 
 mod cmdline;
 mod elf;
+mod image;
 mod initramfs;
 mod tables;
 mod zero_page;
@@ -15,11 +16,12 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub(crate) use cmdline::compose;
+pub(crate) use image::{Image, Piece};
 pub(crate) use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_ENTRIES, TSS_SELECTOR, descriptor};
 
 use crate::Config;
 use crate::layout::{CMDLINE, GDT, PAGE_TABLES, ZERO_PAGE};
-use crate::memory::GuestRam;
+use image::Draft;
 
 /// The longest command line that x86-64 Linux takes (`COMMAND_LINE_SIZE` less the NUL).
 pub const CMDLINE_MAX_BYTES: usize = 2047;
@@ -129,10 +131,12 @@ pub enum BootError {
         /// Its position, counted from 0.
         position: usize,
     },
-    /// Guest memory refused boot data: a defect, since all places were checked.
-    #[error("cannot write {what} into guest memory: {error}; this is a defect, please report it")]
-    Write {
-        /// What was to be written.
+    /// The image of the guest could not be made.
+    #[error(
+        "cannot put {what} into the image of the guest: {error}; see whether the host has run out of memory or of descriptors"
+    )]
+    Image {
+        /// What was to be put there.
         what: &'static str,
         /// The answer.
         #[source]
@@ -147,20 +151,23 @@ pub(crate) struct Entry {
     pub(crate) address: u64,
 }
 
-/// Loads kernel, initramfs and boot data; `cmdline` is already composed.
-pub(crate) fn load(config: &Config, cmdline: &str, ram: &GuestRam) -> Result<Entry, BootError> {
-    let kernel = elf::load(&config.kernel, ram)?;
+/// Lays out kernel, initramfs and boot data; `cmdline` is already composed.
+pub(crate) fn lay_out(config: &Config, cmdline: &str) -> Result<Image, BootError> {
+    let failed = |what| move |error| BootError::Image { what, error };
+    let mut draft = Draft::new(config.memory_bytes).map_err(failed("anything"))?;
+    let kernel = elf::load(&config.kernel, &mut draft)?;
     let initramfs = match &config.initramfs {
-        Some(path) => Some(initramfs::load(path, kernel.end, ram)?),
+        Some(path) => Some(initramfs::load(path, kernel.end, &mut draft)?),
         None => None,
     };
-    let write = |what, address, bytes: &[u8]| {
-        ram.write(address, bytes).map_err(|error| BootError::Write { what, error })
+    let mut write = |what, address, bytes: &[u8]| {
+        draft.write(address, bytes).map_err(|error| BootError::Image { what, error })
     };
     write("the GDT", GDT, &tables::gdt())?;
     write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
     // The NUL after it is there: fresh guest memory is zero.
     write("the command line", CMDLINE, cmdline.as_bytes())?;
-    write("the zero page", ZERO_PAGE, &zero_page::build(ram.bytes(), cmdline.len(), initramfs))?;
-    Ok(Entry { address: kernel.entry })
+    let page = zero_page::build(config.memory_bytes, cmdline.len(), initramfs);
+    write("the zero page", ZERO_PAGE, &page)?;
+    draft.finish(Entry { address: kernel.entry }).map_err(failed("its seal"))
 }

@@ -172,7 +172,7 @@ mod tests {
         let kvm = kvm::open().unwrap();
         let vm = kvm::create_vm(&kvm).unwrap();
         vm.create_irq_chip().unwrap();
-        let vcpu = crate::cpu::create(&kvm, &vm).unwrap();
+        let vcpu = crate::cpu::create(&vm, &crate::cpu::Identity::new(&kvm).unwrap()).unwrap();
         let cpuid = vcpu.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
         assert_ne!(find(&cpuid, 1, 0).unwrap().ecx & ECX_HYPERVISOR, 0);
         assert!(find(&cpuid, LEAF_KVM_FEATURES, 0).is_some(), "KVM offers its features leaf");

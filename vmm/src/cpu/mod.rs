@@ -3,26 +3,38 @@
 mod cpuid;
 mod state;
 
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use crate::KvmError;
 use crate::boot::Entry;
 
-/// Creates the only vCPU and gives it its identity, which does not depend on the guest.
-pub(crate) fn create(kvm: &Kvm, vm: &VmFd) -> Result<VcpuFd, KvmError> {
+/// What a vCPU says of itself. It depends on the host, not on the guest, so that one serves all
+/// launches.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    cpuid: CpuId,
+}
+
+impl Identity {
+    /// Asks KVM what it supports.
+    pub(crate) fn new(kvm: &Kvm) -> Result<Identity, KvmError> {
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::request("KVM_GET_SUPPORTED_CPUID"))?;
+        let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
+        let cpuid = cpuid::of_single_vcpu(supported.as_slice(), deadline_timer);
+        let error = || std::io::Error::from_raw_os_error(libc::E2BIG);
+        let cpuid =
+            cpuid.ok_or_else(|| KvmError::Request { request: "KVM_SET_CPUID2", error: error() })?;
+        Ok(Identity { cpuid })
+    }
+}
+
+/// Creates the only vCPU and gives it its identity.
+pub(crate) fn create(vm: &VmFd, identity: &Identity) -> Result<VcpuFd, KvmError> {
     let vcpu = vm.create_vcpu(0).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(KvmError::request("KVM_GET_SUPPORTED_CPUID"))?;
-    let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
-    let cpuid = cpuid::of_single_vcpu(supported.as_slice(), deadline_timer).ok_or_else(|| {
-        KvmError::Request {
-            request: "KVM_SET_CPUID2",
-            error: std::io::Error::from_raw_os_error(libc::E2BIG),
-        }
-    })?;
-    vcpu.set_cpuid2(&cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&identity.cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
     Ok(vcpu)
 }
 

@@ -1,0 +1,165 @@
+//! Mappings whose start is aligned to a large page.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::{self, NonNull};
+
+/// A large page of x86-64.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// `MADV_COLLAPSE` of Linux 6.1 (include/uapi/asm-generic/mman-common.h), which libc lacks for
+/// musl.
+const MADV_COLLAPSE: i32 = 25;
+/// See [`GUEST_RAM_NAME`](crate::GUEST_RAM_NAME).
+const NAME: &std::ffi::CStr = c"tare-guest-ram";
+
+/// An anonymous private mapping whose start is aligned to a large page.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; `Mapping` only ever hands out its
+// address, and every access to the bytes goes through vm-memory's volatile operations or the
+// kernel.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; no method changes the mapping.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    pub(crate) const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    pub(crate) const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+    /// Maps `length` bytes of zeros, to be guest RAM.
+    pub(crate) fn new(length: usize) -> io::Result<Mapping> {
+        let mut mapping = Mapping::map(length)?;
+        // Linux 6.7 and later align large mappings by themselves; on others map once more with
+        // slack and give back what is not aligned. A large page of the host must be one of the
+        // guest too, or KVM maps it in small ones.
+        if !(mapping.start.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES) {
+            drop(mapping);
+            mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
+            mapping.trim(length);
+        }
+        mapping.advise();
+        Ok(mapping)
+    }
+
+    fn map(length: usize) -> io::Result<Mapping> {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice changes no other.
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), length, Mapping::PROTECTION, Mapping::FLAGS, -1, 0)
+        };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => {
+                Ok(Mapping { start, length })
+            }
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Keeps `length` bytes from the first aligned address on.
+    fn trim(&mut self, length: usize) {
+        let address = self.start.as_ptr() as usize;
+        let head = address.next_multiple_of(HUGE_PAGE_BYTES) - address;
+        let tail = self.length - head - length;
+        // SAFETY: both ends lie in this mapping, and nothing has been told of them. `head` is less
+        // than the slack, so the start stays within it, hence not null.
+        unsafe {
+            let start = self.start.as_ptr();
+            if head > 0 {
+                libc::munmap(start.cast(), head);
+            }
+            if tail > 0 {
+                libc::munmap(start.add(head + length).cast(), tail);
+            }
+            self.start = NonNull::new_unchecked(start.add(head));
+        }
+        self.length = length;
+    }
+
+    /// The first byte.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// The length in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.length
+    }
+
+    /// Asks for large pages, keeps the mapping out of core dumps and gives it its name. A host that
+    /// knows none of it loses speed, disk space or a name, nothing else, so what it answers is
+    /// ignored.
+    fn advise(&self) {
+        let start = self.start.as_ptr();
+        // SAFETY: advice and a name for a mapping of ours; neither changes its contents.
+        unsafe {
+            libc::madvise(start.cast(), self.length, libc::MADV_HUGEPAGE);
+            libc::madvise(start.cast(), self.length, libc::MADV_DONTDUMP);
+            libc::prctl(
+                libc::PR_SET_VMA,
+                libc::PR_SET_VMA_ANON_NAME as libc::c_ulong,
+                start,
+                self.length,
+                NAME.as_ptr(),
+            );
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and whoever could use it borrows from its owner.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// A file in memory, mapped to be read.
+#[derive(Debug)]
+pub(crate) struct View {
+    mapping: Mapping,
+}
+
+impl View {
+    /// Maps the first `bytes` of `file`, rounded up to large pages.
+    pub(crate) fn new(file: &File, bytes: usize) -> io::Result<View> {
+        let length = bytes.next_multiple_of(HUGE_PAGE_BYTES);
+        let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
+        mapping.trim(length);
+        // SAFETY: replaces all of a mapping that is ours and that nobody has seen.
+        let at = unsafe {
+            libc::mmap(
+                mapping.start().cast(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(View { mapping })
+    }
+
+    /// Gathers the file into large pages (Linux 6.1 and later, whatever the system's setting for
+    /// files in memory). Where that cannot be, each page of 4 KiB is a page of the file as before.
+    pub(crate) fn collapse(&self) {
+        // SAFETY: advice for a mapping of ours; it does not change its contents.
+        unsafe { libc::madvise(self.mapping.start().cast(), self.mapping.bytes(), MADV_COLLAPSE) };
+    }
+
+    /// The contents.
+    ///
+    /// # Safety
+    ///
+    /// The file must be sealed against writing and shrinking, and as long as the view.
+    pub(crate) unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is readable for as long as `self` lives; the caller warrants that
+        // its contents exist and do not change.
+        unsafe { std::slice::from_raw_parts(self.mapping.start(), self.mapping.bytes()) }
+    }
+}

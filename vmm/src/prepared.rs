@@ -1,0 +1,56 @@
+//! All that can be done before a microVM is launched.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::boot::{self, Image};
+use crate::layout::VIRTIO_IRQS;
+use crate::{BlockError, Config, Error, cpu, kvm, memory};
+
+/// A microVM that is checked and laid out, to be launched as often as wanted
+/// ([`Vmm::launch`](crate::Vmm::launch)).
+///
+/// It holds the kernel, the initramfs and the boot data as they will lie in the guest, packed into
+/// a sealed file in memory, and what the vCPU says of itself. It holds nothing of a guest that
+/// runs: no guest memory, no KVM object. Files of block devices are opened by each launch.
+///
+/// A process that closes what it does not need must keep the descriptor that [`AsFd`] shows.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) config: Config,
+    pub(crate) image: Image,
+    pub(crate) identity: cpu::Identity,
+}
+
+impl Prepared {
+    /// Checks a configuration, reads its files, and asks KVM what processor a guest may have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Memory`], [`Error::Block`] and [`Error::Boot`] for a configuration or file that
+    /// cannot be used, [`Error::Kvm`] for a host that cannot run guests.
+    pub fn new(config: &Config) -> Result<Prepared, Error> {
+        let irqs = interrupt_lines(config.blocks.len())?;
+        let cmdline = boot::compose(&config.cmdline, irqs)?;
+        memory::check_size(config.memory_bytes)?;
+        let image = boot::lay_out(config, &cmdline)?;
+        let identity = cpu::Identity::new(&kvm::open()?)?;
+        Ok(Prepared { config: config.clone(), image, identity })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl AsFd for Prepared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.image.as_fd()
+    }
+}
+
+/// The interrupt lines of so many virtio devices.
+pub(crate) fn interrupt_lines(count: usize) -> Result<&'static [u32], BlockError> {
+    let limit = VIRTIO_IRQS.len();
+    VIRTIO_IRQS.get(..count).ok_or(BlockError::TooMany { count, limit })
+}
