@@ -22,6 +22,18 @@ pub struct Outcome {
     /// How often the vCPU left the guest for the VMM, by reason. Exits that the host's kernel
     /// handles by itself are not seen here.
     pub exits: ExitCounts,
+    /// Where the vCPU's time went.
+    pub times: Times,
+}
+
+/// How long the vCPU's thread was where, in nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// In `KVM_RUN`: in the guest, in what the host's kernel does for it, and asleep while the
+    /// guest is idle.
+    pub guest_ns: u64,
+    /// In the VMM: from an exit that reached it to the next `KVM_RUN`.
+    pub vmm_ns: u64,
 }
 
 /// Number of vCPU exits by reason.

@@ -79,7 +79,7 @@ pub use config::{BlockConfig, Config};
 pub use confine::ConfineError;
 pub use devices::BlockError;
 pub use error::Error;
-pub use exits::{End, ExitCounts, Outcome};
+pub use exits::{End, ExitCounts, Outcome, Times};
 pub use kvm::KvmError;
 pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError};
 pub use observer::{Edge, Observer};

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::clock::now_ns;
 use crate::devices::{Devices, PortWrite};
-use crate::exits::{End, ExitCounts, Outcome};
+use crate::exits::{End, ExitCounts, Outcome, Times};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::stopper::Stopper;
@@ -95,39 +95,44 @@ enum Wrong {
 /// Runs the guest to its end on the calling thread.
 pub(crate) fn run(vcpu: &mut VcpuFd, machine: &mut Machine<'_>) -> Result<Outcome, Error> {
     let mut exits = ExitCounts::default();
+    let mut times = Times::default();
     // From here on a stop cannot be missed.
     let running = machine.stopper.enter(vcpu).map_err(VcpuError::Signal)?;
-    machine.observer.edge(Edge::Enter, now_ns());
+    let mut entered_ns = now_ns();
+    machine.observer.edge(Edge::Enter, entered_ns);
     let end = loop {
-        match step(vcpu, machine, &mut exits)? {
+        let exit = vcpu.run();
+        let left_ns = now_ns();
+        times.guest_ns += left_ns - entered_ns;
+        let next = handle(exit, left_ns, machine, &mut exits)?;
+        entered_ns = now_ns();
+        times.vmm_ns += entered_ns - left_ns;
+        match next {
             Next::Enter => {}
             Next::End(end) => break end,
             Next::Wrong(wrong) => return Err(explain(vcpu, wrong).into()),
         }
     };
-    machine.observer.edge(Edge::End, now_ns());
+    machine.observer.edge(Edge::End, entered_ns);
     drop(running);
-    Ok(Outcome { end, exits })
+    Ok(Outcome { end, exits, times })
 }
 
-/// Enters the guest once and handles the exit.
-fn step(
-    vcpu: &mut VcpuFd,
+/// Handles an exit that came at `at_ns`.
+fn handle(
+    exit: Result<VcpuExit<'_>, kvm_ioctls::Error>,
+    at_ns: u64,
     machine: &mut Machine<'_>,
     exits: &mut ExitCounts,
 ) -> Result<Next, KvmError> {
-    let exit = vcpu.run();
     let Machine { vm, ram, devices, observer, stopper, fresh } = machine;
-    let mut stamp = None;
     if *fresh && exit.is_ok() {
         *fresh = false;
-        let at_ns = *stamp.insert(now_ns());
         observer.edge(Edge::FirstExit, at_ns);
     }
     match exit {
         Ok(VcpuExit::IoOut(port, data)) => {
             if devices.is_output(port) {
-                let at_ns = stamp.unwrap_or_else(now_ns);
                 exits.serial += 1;
                 observer.serial(at_ns, data);
             } else {

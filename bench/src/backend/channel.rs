@@ -27,6 +27,8 @@ pub enum Notice {
     Failure(String),
     /// Number of exits by reason, of one microVM.
     VmExits(Vec<(String, u64)>),
+    /// Where the time of one microVM's vCPU went, in nanoseconds.
+    VmTimes(Vec<(String, u64)>),
 }
 
 /// A notice and when it happened, CLOCK_MONOTONIC.
@@ -73,6 +75,8 @@ pub(crate) mod record {
     pub(crate) const EXITS: u32 = 3;
     /// The VMM failed; the payload says why.
     pub(crate) const FAILURE: u32 = 4;
+    /// Where the vCPU's time went, as lines of `name nanoseconds`.
+    pub(crate) const TIMES: u32 = 5;
     /// Stamp (8 bytes), kind (4), payload length (4).
     pub(crate) const HEADER_BYTES: usize = 16;
     /// No VMM of ours writes a longer payload.
@@ -207,7 +211,8 @@ fn read_records(
             record::SERIAL => decode(decoder, at_ns, payload, sink)?,
             record::ENTER => tell(Notice::Edge(Edge::Enter)),
             record::KERNEL => tell(Notice::Edge(Edge::Kernel)),
-            record::EXITS => tell(Notice::VmExits(exits_of(payload))),
+            record::EXITS => tell(Notice::VmExits(counts_of(payload))),
+            record::TIMES => tell(Notice::VmTimes(counts_of(payload))),
             record::FAILURE => tell(Notice::Failure(String::from_utf8_lossy(payload).into_owned())),
             _ => return Err(garbled()),
         }
@@ -217,7 +222,7 @@ fn read_records(
     Ok(())
 }
 
-fn exits_of(payload: &[u8]) -> Vec<(String, u64)> {
+fn counts_of(payload: &[u8]) -> Vec<(String, u64)> {
     String::from_utf8_lossy(payload)
         .lines()
         .filter_map(|line| line.rsplit_once(' '))

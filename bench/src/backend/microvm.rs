@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, Config, Observer, Vmm};
+use tare_vmm::{BlockConfig, Config, Observer, Times, Vmm};
 use tare_workload::{Channel as Wire, Decoder, Event};
 
 use super::channel::{Channel, record};
@@ -250,6 +250,9 @@ fn run_vmm(
     let exits: String =
         outcome.exits.iter().map(|(reason, count)| format!("{reason} {count}\n")).collect();
     send(now_ns(), record::EXITS, exits.as_bytes());
+    let Times { guest_ns, vmm_ns } = outcome.times;
+    let times = format!("guest {guest_ns}\nvmm {vmm_ns}\n");
+    send(now_ns(), record::TIMES, times.as_bytes());
     Ok(())
 }
 

@@ -256,6 +256,7 @@ impl Record {
             Notice::ExitCode(code) => self.own_exit_code = Some(code),
             Notice::Failure(why) => self.failure = Some(why),
             Notice::VmExits(exits) => self.sample.vm_exits = Some(exits.into_iter().collect()),
+            Notice::VmTimes(times) => self.sample.vm_times_ns = Some(times.into_iter().collect()),
         }
     }
 

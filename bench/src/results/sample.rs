@@ -76,6 +76,10 @@ pub struct Sample {
     /// Exits of the virtual CPU by reason, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_exits: Option<BTreeMap<String, u64>>,
+    /// Where the virtual CPU's time went, in nanoseconds: `guest` (in KVM_RUN, idle time included)
+    /// and `vmm` (between an exit and the next entry).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_times_ns: Option<BTreeMap<String, u64>>,
 }
 
 /// Values of one metric within one instance.
