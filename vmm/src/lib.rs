@@ -16,6 +16,9 @@
 //! - **[`Vmm::launch`] and [`Vmm::run`] are made to be timed.** They may run in a fresh child
 //!   process, which the caller forks and never execs: few system calls, no work that the guest does
 //!   not need. What does not depend on the launch is done before, by [`Prepared::new`].
+//! - **A running microVM needs little of its host.** [`Vmm::confine`] puts each thread under a
+//!   seccomp filter of its kind, and nothing is opened by path once the guest runs, so a process
+//!   that is there for one microVM can give up its root file system, user and capabilities before.
 //! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
 //!
 //! # The guest's part
