@@ -16,6 +16,8 @@
 pub(crate) const GDT: u64 = 0x500;
 /// The zero page of the Linux boot protocol.
 pub(crate) const ZERO_PAGE: u64 = 0x7000;
+/// `hvm_start_info` of PVH, with its lists, in the same place.
+pub(crate) const START_INFO: u64 = ZERO_PAGE;
 /// The root page table; the others follow it.
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
 /// First stack pointer, below the page tables; Linux sets its own at once.
