@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-/// A microVM to be made: one vCPU, RAM, a kernel and its block devices.
+use crate::CpuProfile;
+
+/// A microVM to be made: vCPUs, RAM, a kernel and its block devices.
 ///
 /// ```
 /// use tare_vmm::{BlockConfig, Config};
@@ -29,6 +31,11 @@ pub struct Config {
     /// The kernel's command line. The VMM adds a `virtio_mmio.device=` word for each block device,
     /// before a ` -- ` that parts the kernel's words from init's.
     pub cmdline: String,
+    /// How many vCPUs: from 1 to [`VCPUS_MAX`](crate::VCPUS_MAX), each a core of one thread in one
+    /// package. More than one are described to the guest by an MP table.
+    pub vcpus: u8,
+    /// What the vCPUs say of themselves.
+    pub cpu_profile: CpuProfile,
     /// Guest RAM in bytes: from [`MEMORY_MIN_BYTES`](crate::MEMORY_MIN_BYTES) to
     /// [`MEMORY_MAX_BYTES`](crate::MEMORY_MAX_BYTES), a multiple of 4 KiB.
     pub memory_bytes: u64,
@@ -37,13 +44,15 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 128 MiB of RAM, no devices, and no kernel: the one field that has no sensible default.
+    /// One vCPU, 128 MiB of RAM, no devices, and no kernel: the one field that has no sensible default.
     fn default() -> Config {
         Config {
             kernel: PathBuf::new(),
             protocol: BootProtocol::default(),
             initramfs: None,
             cmdline: String::new(),
+            vcpus: 1,
+            cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
             blocks: Vec::new(),
         }

@@ -73,6 +73,7 @@ mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
 pub use config::{BlockConfig, BootProtocol, Config};
+pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
 pub use devices::BlockError;
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome};

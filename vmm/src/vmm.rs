@@ -20,6 +20,8 @@ use crate::{Config, Error, KvmError, Outcome, Prepared, cpu, kvm, vcpu};
 pub struct Vmm {
     // In the order in which they must go: the vCPU and the VM before the memory they use.
     vcpu: VcpuFd,
+    /// The vCPUs that wait for the boot vCPU to start them.
+    others: Vec<VcpuFd>,
     vm: VmFd,
     ram: GuestRam,
     devices: Devices,
@@ -29,10 +31,11 @@ pub struct Vmm {
 
 impl fmt::Debug for Vmm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vmm { vcpu, vm, ram, devices, observer: _, stopper } = self;
+        let Vmm { vcpu, others, vm, ram, devices, observer: _, stopper } = self;
         formatter
             .debug_struct("Vmm")
             .field("vcpu", vcpu)
+            .field("others", others)
             .field("vm", vm)
             .field("ram", ram)
             .field("devices", devices)
@@ -72,13 +75,17 @@ impl Vmm {
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
         add_controllers(&vm)?;
-        let vcpu = cpu::create(&vm, identity)?;
+        let vcpu = cpu::create(&vm, 0, identity)?;
+        let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
+        for index in 1..config.vcpus {
+            others.push(cpu::create(&vm, index, identity)?);
+        }
         let devices = Devices::new(blocks.into_iter().zip(irqs.iter().copied()));
         observer.edge(Edge::Created, now_ns());
         ram.fill(image)?;
         cpu::start_at(&vcpu, image.entry())?;
         observer.edge(Edge::Loaded, now_ns());
-        Ok(Vmm { vcpu, vm, ram, devices, observer, stopper: Stopper::new() })
+        Ok(Vmm { vcpu, others, vm, ram, devices, observer, stopper: Stopper::new() })
     }
 
     /// Something to end [`run`](Vmm::run) with from another thread.

@@ -8,6 +8,7 @@ mod cmdline;
 mod elf;
 mod image;
 mod initramfs;
+mod mptable;
 mod payload;
 mod pvh;
 mod tables;
@@ -23,7 +24,7 @@ pub(crate) use cmdline::compose;
 pub(crate) use image::{Image, Piece};
 pub(crate) use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_ENTRIES, TSS_SELECTOR, descriptor};
 
-use crate::layout::{CMDLINE, GDT, PAGE_TABLES, START_INFO, ZERO_PAGE};
+use crate::layout::{CMDLINE, GDT, MP_TABLE, PAGE_TABLES, START_INFO, ZERO_PAGE};
 use crate::{BootProtocol, Config};
 use image::Draft;
 
@@ -186,6 +187,9 @@ pub(crate) fn lay_out(config: &Config, cmdline: &str) -> Result<Image, BootError
     write("the GDT", GDT, &tables::gdt(config.protocol))?;
     // The NUL after it is there: fresh guest memory is zero.
     write("the command line", CMDLINE, cmdline.as_bytes())?;
+    if config.vcpus > 1 {
+        write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
+    }
     let address = match config.protocol {
         BootProtocol::Linux64 => {
             write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
