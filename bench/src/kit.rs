@@ -74,7 +74,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 pub struct GuestKernel {
     /// What the results call it.
     pub name: String,
-    /// The uncompressed ELF image.
+    /// The ELF image, or a bzImage.
     pub path: PathBuf,
     /// The words of its command line that do not depend on the job.
     pub command_line: String,

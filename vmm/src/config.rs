@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-/// A microVM to be made: one vCPU, RAM, a kernel and its block devices.
+use crate::CpuProfile;
+
+/// A microVM to be made: vCPUs, RAM, a kernel and its block devices.
 ///
 /// ```
 /// use tare_vmm::{BlockConfig, Config};
@@ -13,18 +15,27 @@ use std::path::PathBuf;
 ///     cmdline: "quiet panic=-1 noapic -- hold_ms=0".to_owned(),
 ///     memory_bytes: 256 << 20,
 ///     blocks: vec![BlockConfig { path: "/tmp/disk.img".into(), read_only: true, direct: false }],
+///     ..Config::default()
 /// };
 /// assert_eq!(config.blocks.len(), 1);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The guest kernel: an uncompressed x86-64 ELF (`vmlinux`).
+    /// The guest kernel: an x86-64 ELF (`vmlinux`), or a bzImage (`vmlinuz`), of which the ELF
+    /// inside is unpacked when the microVM is prepared and loaded at its physical addresses.
     pub kernel: PathBuf,
+    /// How the kernel is entered.
+    pub protocol: BootProtocol,
     /// The initial RAM file system, handed to the kernel as it is.
     pub initramfs: Option<PathBuf>,
     /// The kernel's command line. The VMM adds a `virtio_mmio.device=` word for each block device,
     /// before a ` -- ` that parts the kernel's words from init's.
     pub cmdline: String,
+    /// How many vCPUs: from 1 to [`VCPUS_MAX`](crate::VCPUS_MAX), each a core of one thread in one
+    /// package. More than one are described to the guest by an MP table.
+    pub vcpus: u8,
+    /// What the vCPUs say of themselves.
+    pub cpu_profile: CpuProfile,
     /// Guest RAM in bytes: from [`MEMORY_MIN_BYTES`](crate::MEMORY_MIN_BYTES) to
     /// [`MEMORY_MAX_BYTES`](crate::MEMORY_MAX_BYTES), a multiple of 4 KiB.
     pub memory_bytes: u64,
@@ -33,16 +44,31 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 128 MiB of RAM, no devices, and no kernel: the one field that has no sensible default.
+    /// One vCPU, 128 MiB of RAM, no devices, and no kernel: the one field that has no sensible default.
     fn default() -> Config {
         Config {
             kernel: PathBuf::new(),
+            protocol: BootProtocol::default(),
             initramfs: None,
             cmdline: String::new(),
+            vcpus: 1,
+            cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
             blocks: Vec::new(),
         }
     }
+}
+
+/// How a kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BootProtocol {
+    /// Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst): every x86-64 Linux has it,
+    /// and it spares the guest the way from 32-bit mode, so it is the default.
+    #[default]
+    Linux64,
+    /// The x86/HVM direct boot ABI of Xen (docs/misc/pvh.pandoc): 32-bit protected mode. The kernel
+    /// must have the ELF note that names this entry (Linux: `CONFIG_PVH=y`).
+    Pvh,
 }
 
 /// A block device backed by a file or by a block device of the host.

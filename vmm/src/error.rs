@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use crate::{BlockError, BootError, ConfineError, KvmError, MemoryError, ReactorError, VcpuError};
+use crate::{
+    BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, ReactorError, VcpuError,
+};
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
 #[derive(Debug, Error)]
@@ -20,6 +22,9 @@ pub enum Error {
     /// A block device cannot be made.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// The vCPUs cannot be as asked.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

@@ -1,5 +1,7 @@
 //! Accounting of vCPU exits.
 
+use std::ops::Add;
+
 /// How the guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
@@ -53,6 +55,30 @@ pub struct ExitCounts {
     pub interrupted: u64,
     /// Anything else: the exit that ended the guest, if it was none of the above.
     pub other: u64,
+}
+
+impl Add for ExitCounts {
+    type Output = ExitCounts;
+
+    fn add(self, other: ExitCounts) -> ExitCounts {
+        ExitCounts {
+            serial: self.serial + other.serial,
+            port_in: self.port_in + other.port_in,
+            port_out: self.port_out + other.port_out,
+            mmio_read: self.mmio_read + other.mmio_read,
+            mmio_write: self.mmio_write + other.mmio_write,
+            interrupted: self.interrupted + other.interrupted,
+            other: self.other + other.other,
+        }
+    }
+}
+
+impl Add for Times {
+    type Output = Times;
+
+    fn add(self, other: Times) -> Times {
+        Times { guest_ns: self.guest_ns + other.guest_ns, vmm_ns: self.vmm_ns + other.vmm_ns }
+    }
 }
 
 impl ExitCounts {

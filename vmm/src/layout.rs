@@ -5,7 +5,7 @@
 //! 0x0000_7000  zero page (boot_params)
 //! 0x0000_9000  page tables: PML4, PDPT, then one page directory per GiB
 //! 0x0002_0000  command line
-//! 0x0009_fc00  end of conventional memory
+//! 0x0009_fc00  end of conventional memory; MP table, for more than one vCPU
 //! 0x0010_0000  kernel segments may start here
 //! …            initramfs, on the first page behind the kernel
 //! 0xc000_0000  hole: virtio-mmio at 0xd000_0000, I/O APIC, HPET, local APIC, KVM's own pages
@@ -16,6 +16,8 @@
 pub(crate) const GDT: u64 = 0x500;
 /// The zero page of the Linux boot protocol.
 pub(crate) const ZERO_PAGE: u64 = 0x7000;
+/// `hvm_start_info` of PVH, with its lists, in the same place.
+pub(crate) const START_INFO: u64 = ZERO_PAGE;
 /// The root page table; the others follow it.
 pub(crate) const PAGE_TABLES: u64 = 0x9000;
 /// First stack pointer, below the page tables; Linux sets its own at once.
@@ -24,6 +26,8 @@ pub(crate) const BOOT_STACK: u64 = 0x8ff0;
 pub(crate) const CMDLINE: u64 = 0x2_0000;
 /// Conventional memory ends where a PC keeps its extended BIOS data area.
 pub(crate) const CONVENTIONAL_END: u64 = 0x9_fc00;
+/// The MP table, in the last KiB below 640 KiB, where Linux looks for it.
+pub(crate) const MP_TABLE: u64 = CONVENTIONAL_END;
 /// Everything below is for boot data and the legacy hole.
 pub(crate) const KERNEL_MIN: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest.

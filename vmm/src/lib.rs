@@ -23,8 +23,8 @@
 //!
 //! # The guest's part
 //!
-//! The kernel is an uncompressed x86-64 `vmlinux`, entered by the 64-bit boot protocol. Block
-//! devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM announces them on the command line.
+//! The kernel is an x86-64 `vmlinux` or `vmlinuz`, entered by the 64-bit boot protocol or by PVH
+//! ([`BootProtocol`]). Block devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM announces them on the command line.
 //! Interrupts come through the 8259, so `noapic` is right and saves probing. A guest ends itself by
 //! the keyboard controller's reset (Linux: `reboot`, or `panic=-1` after a panic) or a triple
 //! fault; one that only halts is idle, and runs until it is stopped.
@@ -77,9 +77,10 @@ mod stopper;
 mod vcpu;
 mod vmm;
 
-pub use boot::{BootError, CMDLINE_MAX_BYTES};
-pub use config::{BlockConfig, Config};
+pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
+pub use config::{BlockConfig, BootProtocol, Config};
 pub use confine::ConfineError;
+pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
 pub use devices::BlockError;
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};

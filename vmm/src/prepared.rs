@@ -27,13 +27,15 @@ impl Prepared {
     /// # Errors
     ///
     /// [`Error::Memory`], [`Error::Block`] and [`Error::Boot`] for a configuration or file that
-    /// cannot be used, [`Error::Kvm`] for a host that cannot run guests.
+    /// cannot be used, [`Error::Kvm`] and [`Error::Cpu`] for a host that cannot run such
+    /// guests.
     pub fn new(config: &Config) -> Result<Prepared, Error> {
         let irqs = interrupt_lines(config.blocks.len())?;
         let cmdline = boot::compose(&config.cmdline, irqs)?;
         memory::check_size(config.memory_bytes)?;
+        cpu::check_count(config.vcpus)?;
         let image = boot::lay_out(config, &cmdline)?;
-        let identity = cpu::Identity::new(&kvm::open()?)?;
+        let identity = cpu::Identity::new(&kvm::open()?, config.vcpus, config.cpu_profile)?;
         Ok(Prepared { config: config.clone(), image, identity })
     }
 

@@ -24,10 +24,10 @@ pub struct Stopper {
 #[derive(Debug, Default)]
 struct Shared {
     asked: AtomicBool,
-    target: Mutex<Option<Target>>,
+    targets: Mutex<Vec<Target>>,
 }
 
-/// The thread that is in `run`.
+/// A vCPU's thread that is in `run`.
 #[derive(Debug)]
 struct Target {
     immediate_exit: *const AtomicU8,
@@ -44,10 +44,10 @@ impl Stopper {
         Stopper { shared: Arc::default() }
     }
 
-    /// Asks the guest's thread to leave the guest for good. Returns at once.
+    /// Asks the guest's threads to leave the guest for good. Returns at once.
     pub fn stop(&self) {
         self.shared.asked.store(true, Ordering::SeqCst);
-        if let Some(target) = &*self.lock() {
+        for target in self.lock().iter() {
             target.kick();
         }
     }
@@ -64,18 +64,18 @@ impl Stopper {
         // SAFETY: system calls without arguments.
         let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
         let target = Target { immediate_exit: immediate_exit.cast_const().cast(), process, thread };
-        let mut slot = self.lock();
+        let mut targets = self.lock();
         if self.is_asked() {
             target.kick();
         }
-        *slot = Some(target);
-        drop(slot);
-        Ok(Running { stopper: self.clone() })
+        targets.push(target);
+        drop(targets);
+        Ok(Running { stopper: self.clone(), thread })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Target>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Target>> {
         // Nothing can panic under the lock.
-        self.shared.target.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,11 +93,12 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct Running {
     stopper: Stopper,
+    thread: libc::pid_t,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        *self.stopper.lock() = None;
+        self.stopper.lock().retain(|target| target.thread != self.thread);
     }
 }
 

@@ -1,6 +1,9 @@
 //! The loop between the guest and its devices.
 
 use std::io;
+use std::ops::Add;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -66,15 +69,81 @@ pub enum VcpuError {
     Signal(#[source] io::Error),
 }
 
-/// All that running needs.
+/// All that running needs, shared by the vCPUs.
 pub(crate) struct Machine<'a> {
-    pub(crate) vm: &'a VmFd,
-    pub(crate) ram: &'a GuestRam,
-    pub(crate) devices: &'a Devices,
-    pub(crate) observer: &'a mut dyn Observer,
-    pub(crate) stopper: &'a Stopper,
-    /// The guest has not left for the VMM yet.
-    pub(crate) fresh: bool,
+    vm: &'a VmFd,
+    ram: &'a GuestRam,
+    devices: &'a Devices,
+    observer: Mutex<&'a mut dyn Observer>,
+    stopper: &'a Stopper,
+    /// No vCPU has left for the VMM yet.
+    fresh: AtomicBool,
+    /// How the guest ended, by the first vCPU that knew.
+    end: Mutex<Option<End>>,
+}
+
+impl<'a> Machine<'a> {
+    pub(crate) fn new(
+        vm: &'a VmFd,
+        ram: &'a GuestRam,
+        devices: &'a Devices,
+        observer: &'a mut dyn Observer,
+        stopper: &'a Stopper,
+    ) -> Machine<'a> {
+        let (observer, end) = (Mutex::new(observer), Mutex::new(None));
+        Machine { vm, ram, devices, observer, stopper, fresh: AtomicBool::new(true), end }
+    }
+
+    /// Ends every vCPU if this part of the machine has failed.
+    pub(crate) fn ending<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.is_err() {
+            self.stop();
+        }
+        result
+    }
+
+    /// Ends every vCPU.
+    pub(crate) fn stop(&self) {
+        self.stopper.stop();
+    }
+
+    /// What there is to report when all have ended.
+    pub(crate) fn outcome(&self, account: Account) -> Result<Outcome, Error> {
+        let end = lock(&self.end).unwrap_or(End::Stopped);
+        Ok(Outcome { end, exits: account.exits, times: account.times })
+    }
+
+    fn ended(&self, end: End, at_ns: u64) {
+        let mut slot = lock(&self.end);
+        if slot.is_none() {
+            *slot = Some(end);
+            lock(&self.observer).edge(Edge::End, at_ns);
+        }
+        drop(slot);
+        if end != End::Stopped {
+            self.stop();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic of an observer ends the run anyway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a vCPU did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Account {
+    exits: ExitCounts,
+    times: Times,
+}
+
+impl Add for Account {
+    type Output = Account;
+
+    fn add(self, other: Account) -> Account {
+        Account { exits: self.exits + other.exits, times: self.times + other.times }
+    }
 }
 
 /// What one exit means for the loop.
@@ -92,14 +161,16 @@ enum Wrong {
     Unexpected(String),
 }
 
-/// Runs the guest to its end on the calling thread.
-pub(crate) fn run(vcpu: &mut VcpuFd, machine: &mut Machine<'_>) -> Result<Outcome, Error> {
-    let mut exits = ExitCounts::default();
-    let mut times = Times::default();
+/// Runs a vCPU on the calling thread until the guest ends. The boot vCPU's entry is an edge; the
+/// others wait in the kernel until it starts them.
+pub(crate) fn run(vcpu: &mut VcpuFd, machine: &Machine<'_>, boots: bool) -> Result<Account, Error> {
+    let Account { mut exits, mut times } = Account::default();
     // From here on a stop cannot be missed.
     let running = machine.stopper.enter(vcpu).map_err(VcpuError::Signal)?;
     let mut entered_ns = now_ns();
-    machine.observer.edge(Edge::Enter, entered_ns);
+    if boots {
+        lock(&machine.observer).edge(Edge::Enter, entered_ns);
+    }
     let end = loop {
         let exit = vcpu.run();
         let left_ns = now_ns();
@@ -113,28 +184,27 @@ pub(crate) fn run(vcpu: &mut VcpuFd, machine: &mut Machine<'_>) -> Result<Outcom
             Next::Wrong(wrong) => return Err(explain(vcpu, wrong).into()),
         }
     };
-    machine.observer.edge(Edge::End, entered_ns);
+    machine.ended(end, entered_ns);
     drop(running);
-    Ok(Outcome { end, exits, times })
+    Ok(Account { exits, times })
 }
 
 /// Handles an exit that came at `at_ns`.
 fn handle(
     exit: Result<VcpuExit<'_>, kvm_ioctls::Error>,
     at_ns: u64,
-    machine: &mut Machine<'_>,
+    machine: &Machine<'_>,
     exits: &mut ExitCounts,
 ) -> Result<Next, KvmError> {
-    let Machine { vm, ram, devices, observer, stopper, fresh } = machine;
-    if *fresh && exit.is_ok() {
-        *fresh = false;
-        observer.edge(Edge::FirstExit, at_ns);
+    let Machine { vm, ram, devices, observer, stopper, fresh, end: _ } = machine;
+    if exit.is_ok() && fresh.load(Ordering::Relaxed) && fresh.swap(false, Ordering::Relaxed) {
+        lock(observer).edge(Edge::FirstExit, at_ns);
     }
     match exit {
         Ok(VcpuExit::IoOut(port, data)) => {
             if devices.is_output(port) {
                 exits.serial += 1;
-                observer.serial(at_ns, data);
+                lock(observer).serial(at_ns, data);
             } else {
                 exits.port_out += 1;
             }
@@ -158,7 +228,8 @@ fn handle(
             devices.mmio_read(address, data);
             Ok(Next::Enter)
         }
-        Err(error) if error.errno() == libc::EINTR => {
+        // EAGAIN: the vCPU was woken before it was started.
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             exits.interrupted += 1;
             Ok(if stopper.is_asked() { Next::End(End::Stopped) } else { Next::Enter })
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -16,13 +16,15 @@ use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
 use crate::reactor::{Reactor, ReactorError};
 use crate::stopper::Stopper;
-use crate::vcpu::Machine;
+use crate::vcpu::{Account, Machine};
 use crate::{Config, Error, KvmError, Outcome, Prepared, cpu, kvm, vcpu};
 
 /// A microVM that is ready to run.
 pub struct Vmm {
     // In the order in which they must go: the vCPU and the VM before the memory they use.
     vcpu: VcpuFd,
+    /// The vCPUs that wait for the boot vCPU to start them.
+    others: Vec<VcpuFd>,
     vm: VmFd,
     ram: GuestRam,
     devices: Devices,
@@ -34,10 +36,11 @@ pub struct Vmm {
 
 impl fmt::Debug for Vmm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vmm { vcpu, vm, ram, devices, reactor, observer: _, stopper, confined } = self;
+        let Vmm { vcpu, others, vm, ram, devices, reactor, observer: _, stopper, confined } = self;
         formatter
             .debug_struct("Vmm")
             .field("vcpu", vcpu)
+            .field("others", others)
             .field("vm", vm)
             .field("ram", ram)
             .field("devices", devices)
@@ -79,7 +82,11 @@ impl Vmm {
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
         add_controllers(&vm)?;
-        let vcpu = cpu::create(&vm, identity)?;
+        let vcpu = cpu::create(&vm, 0, identity)?;
+        let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
+        for index in 1..config.vcpus {
+            others.push(cpu::create(&vm, index, identity)?);
+        }
         let virtio = blocks.into_iter().map(|block| Box::new(block) as Box<dyn Device>);
         let devices = Devices::new(virtio.zip(irqs.iter().copied()));
         let reactor = Reactor::new(&vm, &devices)?;
@@ -89,6 +96,7 @@ impl Vmm {
         observer.edge(Edge::Loaded, now_ns());
         Ok(Vmm {
             vcpu,
+            others,
             vm,
             ram,
             devices,
@@ -120,54 +128,97 @@ impl Vmm {
         self.confined = true;
     }
 
-    /// Runs the guest until it ends. The calling thread becomes the vCPU; a device thread runs
-    /// beside it if a device needs one. Nothing polls: while the guest is idle, both sleep in the
-    /// kernel.
+    /// Runs the guest until it ends. The calling thread becomes the boot vCPU; the others have a
+    /// thread each, and so have devices to which the host speaks first. Nothing polls: while the
+    /// guest is idle, all sleep in the kernel.
     ///
     /// Everything the microVM had is gone when this returns.
     ///
     /// # Errors
     ///
     /// [`Error::Vcpu`] if the guest cannot be run on, [`Error::Kvm`] if KVM refuses an interrupt,
-    /// [`Error::Reactor`] if the device thread cannot be started or wait, [`Error::Confine`] if
-    /// seccomp filters are asked for and the kernel has none.
+    /// [`Error::Reactor`] if a thread cannot be started or the device thread cannot wait,
+    /// [`Error::Confine`] if seccomp filters are asked for and the kernel has none.
     pub fn run(mut self) -> Result<Outcome, Error> {
-        let Vmm { vcpu, vm, ram, devices, reactor, observer, stopper, confined } = &mut self;
-        let confined = *confined;
-        let (vm, ram, devices, stopper) = (&*vm, &*ram, &*devices, &*stopper);
-        let mut machine =
-            Machine { vm, ram, devices, observer: &mut **observer, stopper, fresh: true };
-        let mut run = || {
+        let Vmm { vcpu, others, vm, ram, devices, reactor, observer, stopper, confined } =
+            &mut self;
+        let (vm, ram, devices, confined) = (&*vm, &*ram, &*devices, *confined);
+        let reactor = reactor.as_ref();
+        let machine = Machine::new(vm, ram, devices, &mut **observer, stopper);
+        let run = |vcpu: &mut VcpuFd, boots| {
             if confined {
                 confine::apply(Kind::Vcpu)?;
             }
-            vcpu::run(vcpu, &mut machine)
+            vcpu::run(vcpu, &machine, boots)
         };
-        let Some(reactor) = reactor else { return run() };
-        thread::scope(|scope| {
-            let serve = || {
-                let filtered = if confined { confine::apply(Kind::Device) } else { Ok(()) };
-                let result = match filtered {
-                    Ok(()) => reactor.run(vm, ram, devices),
-                    Err(error) => Err(error.into()),
-                };
-                if result.is_err() {
-                    stopper.stop();
-                }
-                result
-            };
-            let thread = thread::Builder::new()
-                .name("tare-devices".to_owned())
-                .spawn_scoped(scope, serve)
-                .map_err(ReactorError::on("be started"))?;
-            let outcome = run();
-            reactor.end();
-            match thread.join() {
-                Ok(served) => served.and(outcome),
-                Err(panic) => std::panic::resume_unwind(panic),
+        let serve = |reactor: &Reactor| {
+            if confined {
+                confine::apply(Kind::Device)?;
             }
-        })
+            reactor.run(vm, ram, devices)
+        };
+        let result = thread::scope(|scope| {
+            let mut threads = Threads::default();
+            let started = others.iter_mut().zip(1..).try_for_each(|(vcpu, index)| {
+                let machine = &machine;
+                let body = move || machine.ending(run(vcpu, false));
+                threads.vcpus.push(spawn(scope, format!("tare-vcpu-{index}"), body)?);
+                Ok(())
+            });
+            let started = started.and_then(|()| match reactor {
+                None => Ok(()),
+                Some(reactor) => {
+                    let machine = &machine;
+                    let body = move || machine.ending(serve(reactor));
+                    threads.device = Some(spawn(scope, "tare-devices".to_owned(), body)?);
+                    Ok(())
+                }
+            });
+            let own = machine.ending(started.and_then(|()| run(vcpu, true)));
+            machine.stop();
+            if let Some(reactor) = reactor {
+                reactor.end();
+            }
+            threads.join(own)
+        });
+        machine.outcome(result?)
     }
+}
+
+/// The threads beside the calling one.
+#[derive(Default)]
+struct Threads<'scope> {
+    vcpus: Vec<ScopedJoinHandle<'scope, Result<Account, Error>>>,
+    device: Option<ScopedJoinHandle<'scope, Result<(), Error>>>,
+}
+
+impl Threads<'_> {
+    /// Waits for all of them; the account of all vCPUs, or the first error.
+    fn join(&mut self, own: Result<Account, Error>) -> Result<Account, Error> {
+        let mut account = own;
+        for thread in self.vcpus.drain(..) {
+            let other = joined(thread);
+            account = account.and_then(|sum| Ok(sum + other?));
+        }
+        let served = self.device.take().map_or(Ok(()), joined);
+        account.and_then(|account| served.map(|()| account))
+    }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: String,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, Error> {
+    let started = thread::Builder::new().name(name).spawn_scoped(scope, body);
+    Ok(started.map_err(ReactorError::on("start a thread"))?)
 }
 
 /// The 8259 pair, I/O APIC and local APIC, and the 8254 timer, all in the kernel. The speaker port

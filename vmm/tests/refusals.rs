@@ -57,7 +57,9 @@ fn test_new_refuses_with_place_and_remedy_and_leaves_nothing() {
     let cases = [
         (Config { memory_bytes: 1 << 20, ..config.clone() }, ["1048576", "16 MiB"]),
         (Config { memory_bytes: 1 << 40, ..config.clone() }, ["1099511627776", "64 GiB"]),
-        (config.clone(), ["script", "not an ELF"]),
+        (Config { vcpus: 0, ..config.clone() }, ["0 vCPUs", "from 1 to 8"]),
+        (Config { vcpus: 9, ..config.clone() }, ["9 vCPUs", "from 1 to 8"]),
+        (config.clone(), ["script", "neither an ELF"]),
         (Config::default(), ["kernel", "check the path"]),
         (Config { kernel: "/nonexistent/k".into(), ..config.clone() }, ["/nonexistent/k", "path"]),
         (Config { cmdline: "x".repeat(2048), ..config.clone() }, ["2048", "shorten"]),

@@ -71,6 +71,7 @@ impl Backend for MicroVm {
             cmdline: format!("{} -- {words}", kernel.command_line),
             memory_bytes,
             blocks,
+            ..Config::default()
         };
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
         let root = kit.empty_root().map_err(|error| failed(&error))?;

@@ -92,7 +92,7 @@ pub enum HostChoice {
 /// What boxes are made of; the same for every command that starts some.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KitArgs {
-    /// Guest kernel: an uncompressed x86-64 ELF image [default: what `tare kernel build` made]
+    /// Guest kernel: an x86-64 ELF image, or a bzImage [default: what `tare kernel build` made]
     #[arg(long, value_name = "PATH", env = "TARE_KERNEL")]
     pub kernel: Option<PathBuf>,
     /// Directory with the root file system for commands [default: a small one with busybox]

@@ -214,6 +214,28 @@ fn test_bad_input_to_the_microvm_is_said_and_leaves_nothing() {
     assert!(said.lines().any(|line| line == "clean"), "{}", text(&shown));
 }
 
+/// A distribution's bzImage as the guest: unpacked by the VMM, it comes up to `init`.
+#[test]
+fn test_debian_cloud_kernel_boots_to_init_from_its_bzimage() {
+    if !may_run("test_debian_cloud_kernel_boots_to_init", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let cache = tare_kernels::Cache::open().unwrap();
+    let kernel = tare_kernels::lab::kernel(&cache, &tare_kernels::Stderr::new()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("deterministic", directory.path());
+    command.arg("--with").arg(&kernel.vmlinuz).args(["--", "compare", "--on", "microvm"]);
+    command.args(["--workload", "start", "--replicates", "1", "--memory-mib", "256"]);
+    let shown = output(command.arg("--kernel").arg(&kernel.vmlinuz));
+    assert!(shown.status.success(), "{}", text(&shown));
+    let results = results_of(directory.path());
+    for cell in &results.cells {
+        assert!(matches!(cell.status, Status::Ok), "{:?}", cell.status);
+    }
+    assert_eq!(results.cells.len(), 1, "{}", text(&shown));
+}
+
 #[test]
 fn test_files_left_in_out_come_back_and_nothing_else_stays() {
     if !may_run("test_files_left_in_out_come_back", "QEMU", has_lab()) {

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::BootError;
 use super::image::Draft;
 use super::initramfs::open;
+use super::{BootError, bzimage, pvh};
 use crate::layout::KERNEL_MIN;
 
 const HEADER_BYTES: usize = 64;
@@ -20,12 +20,17 @@ const EXECUTABLE: u16 = 2;
 const SHARED: u16 = 3;
 const X86_64: u16 = 62;
 const LOAD: u32 = 1;
+const NOTE: u32 = 4;
+/// Linux has some hundred bytes of notes.
+const NOTES_MAX_BYTES: usize = 1 << 16;
 
 /// A kernel in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loaded {
     /// Guest-physical address of the first instruction.
     pub(super) entry: u64,
+    /// Guest-physical address of the first instruction by PVH, if the kernel has that.
+    pub(super) pvh_entry: Option<u64>,
     /// End of the highest segment.
     pub(super) end: u64,
 }
@@ -42,6 +47,10 @@ struct Segment {
 /// them (.bss) is not touched: fresh guest memory is zero.
 pub(super) fn load(path: &Path, draft: &mut Draft) -> Result<Loaded, BootError> {
     let (file, size) = open(path, "kernel")?;
+    let (file, size) = match bzimage::unpack(path, &file, size)? {
+        Some((elf, size)) => (elf, size),
+        None => (file, size),
+    };
     let read_failed =
         |error| BootError::File { action: "read", what: "kernel", path: path.to_owned(), error };
     // Most kernels have their program headers right behind the header: one read gets both.
@@ -74,7 +83,14 @@ pub(super) fn load(path: &Path, draft: &mut Draft) -> Result<Loaded, BootError> 
             .map_err(read_failed)?;
     }
     let end = segments.iter().map(|segment| segment.memory.end).max().unwrap_or(KERNEL_MIN);
-    Ok(Loaded { entry: header.entry, end })
+    let mut pvh_entry = None;
+    for (offset, bytes) in parser.notes(table)? {
+        let mut notes = vec![0; bytes];
+        file.read_exact_at(&mut notes, offset).map_err(read_failed)?;
+        pvh_entry = pvh_entry.or(pvh::entry(&notes));
+    }
+    pvh_entry = pvh_entry.filter(|at| segments.iter().any(|segment| segment.memory.contains(at)));
+    Ok(Loaded { entry: header.entry, pvh_entry, end })
 }
 
 /// What the ELF header says about the rest.
@@ -170,6 +186,23 @@ impl Parser<'_> {
             return Err(self.bad("it has no segment to load".to_owned()));
         }
         Ok(segments)
+    }
+
+    /// Offset and length of each segment of notes.
+    fn notes(&self, table: &[u8]) -> Result<Vec<(u64, usize)>, BootError> {
+        let mut notes = Vec::new();
+        for (index, header) in table.chunks_exact(PROGRAM_HEADER_BYTES).enumerate() {
+            let (offset, bytes) = (word(header, 8), word(header, 32));
+            if half(header, 0) as u32 | (half(header, 2) as u32) << 16 != NOTE {
+                continue;
+            }
+            self.within(format!("segment {index}"), offset, bytes)?;
+            match usize::try_from(bytes) {
+                Ok(bytes) if bytes <= NOTES_MAX_BYTES => notes.push((offset, bytes)),
+                _ => return Err(self.bad(format!("segment {index} has {bytes} bytes of notes"))),
+            }
+        }
+        Ok(notes)
     }
 
     fn within(&self, part: String, start: u64, bytes: u64) -> Result<(), BootError> {

@@ -1,5 +1,6 @@
 //! A guest laid out before it is launched.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
@@ -85,15 +86,7 @@ pub(super) struct Draft {
 impl Draft {
     /// An empty image for a guest with `ram_bytes`.
     pub(super) fn new(ram_bytes: u64) -> io::Result<Draft> {
-        // SAFETY: the name is a C string, and the new descriptor belongs to nobody else.
-        let file = unsafe {
-            let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-            let fd = libc::memfd_create(c"tare-image".as_ptr(), flags);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            File::from_raw_fd(fd)
-        };
+        let file = memory_file(c"tare-image")?;
         let limit = low_end(ram_bytes);
         Ok(Draft { file, limit, pieces: Vec::new(), end: 0 })
     }
@@ -181,11 +174,24 @@ impl Draft {
     }
 }
 
+/// A new file in memory, which is gone when nothing has it open.
+pub(super) fn memory_file(name: &CStr) -> io::Result<File> {
+    // SAFETY: the name is a C string, and the new descriptor belongs to nobody else.
+    unsafe {
+        let fd = libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(File::from_raw_fd(fd))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::BootProtocol;
     use crate::memory::GuestRam;
     use vm_memory::{Bytes, GuestAddress};
 
@@ -201,7 +207,8 @@ mod tests {
         let mut draft = Draft::new(RAM_BYTES).unwrap();
         draft.copy(0x10_0000, &source, 0, 3 << 20).unwrap();
         draft.write(0x500, b"low").unwrap();
-        let image = draft.finish(Entry { address: 0x10_0000 }).unwrap();
+        let image =
+            draft.finish(Entry { address: 0x10_0000, protocol: BootProtocol::Linux64 }).unwrap();
         assert_eq!(image.pieces().iter().map(|piece| piece.bytes).sum::<usize>(), 4096 * 2 + 3);
         let ram = GuestRam::new(RAM_BYTES).unwrap();
         ram.fill(&image).unwrap();
@@ -230,7 +237,8 @@ mod tests {
     fn test_finish_seals_the_file() {
         let mut draft = Draft::new(RAM_BYTES).unwrap();
         draft.write(0x500, b"x").unwrap();
-        let image = draft.finish(Entry { address: 0x500 }).unwrap();
+        let image =
+            draft.finish(Entry { address: 0x500, protocol: BootProtocol::Linux64 }).unwrap();
         assert!(image.file.write_all_at(b"x", 0).is_err());
         assert!(image.file.set_len(0).is_err());
     }

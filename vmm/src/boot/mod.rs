@@ -1,12 +1,16 @@
-//! Putting Linux into guest RAM by its 64-bit boot protocol (Documentation/arch/x86/boot.rst).
+//! Laying out Linux for the 64-bit boot protocol (Documentation/arch/x86/boot.rst) or for PVH.
 //!
 //! The kernel, the initramfs and the command line are outside input: every number in them is
 //! checked before it is used.
 
+mod bzimage;
 mod cmdline;
 mod elf;
 mod image;
 mod initramfs;
+mod mptable;
+mod payload;
+mod pvh;
 mod tables;
 mod zero_page;
 
@@ -15,12 +19,13 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub use bzimage::unpack_bzimage;
 pub(crate) use cmdline::compose;
 pub(crate) use image::{Image, Piece};
 pub(crate) use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_ENTRIES, TSS_SELECTOR, descriptor};
 
-use crate::Config;
-use crate::layout::{CMDLINE, GDT, PAGE_TABLES, ZERO_PAGE};
+use crate::layout::{CMDLINE, GDT, MP_TABLE, PAGE_TABLES, START_INFO, ZERO_PAGE};
+use crate::{BootProtocol, Config};
 use image::Draft;
 
 /// The longest command line that x86-64 Linux takes (`COMMAND_LINE_SIZE` less the NUL).
@@ -51,9 +56,23 @@ pub enum BootError {
         /// The path.
         path: PathBuf,
     },
-    /// The kernel is not an ELF file.
-    #[error("the kernel {} is not an ELF file: give an uncompressed `vmlinux`, not a `vmlinuz` or bzImage (scripts/extract-vmlinux of the Linux tree unpacks one)", path.display())]
+    /// The kernel is neither an ELF file nor a bzImage.
+    #[error("the kernel {} is neither an ELF file nor a bzImage: give a `vmlinux` or a `vmlinuz` for x86-64", path.display())]
     NotElf {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel is a bzImage that cannot be unpacked.
+    #[error("the bzImage {} cannot be unpacked: {reason}", path.display())]
+    BadBzImage {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The kernel cannot be entered as asked.
+    #[error("the kernel {} has no PVH entry (an ELF note of type 18 by Xen): build it with CONFIG_PVH=y, or boot it by the 64-bit protocol", path.display())]
+    NoPvh {
         /// The file.
         path: PathBuf,
     },
@@ -149,6 +168,8 @@ pub enum BootError {
 pub(crate) struct Entry {
     /// Guest-physical address of the first instruction.
     pub(crate) address: u64,
+    /// How it is entered.
+    pub(crate) protocol: BootProtocol,
 }
 
 /// Lays out kernel, initramfs and boot data; `cmdline` is already composed.
@@ -163,11 +184,25 @@ pub(crate) fn lay_out(config: &Config, cmdline: &str) -> Result<Image, BootError
     let mut write = |what, address, bytes: &[u8]| {
         draft.write(address, bytes).map_err(|error| BootError::Image { what, error })
     };
-    write("the GDT", GDT, &tables::gdt())?;
-    write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
+    write("the GDT", GDT, &tables::gdt(config.protocol))?;
     // The NUL after it is there: fresh guest memory is zero.
     write("the command line", CMDLINE, cmdline.as_bytes())?;
-    let page = zero_page::build(config.memory_bytes, cmdline.len(), initramfs);
-    write("the zero page", ZERO_PAGE, &page)?;
-    draft.finish(Entry { address: kernel.entry }).map_err(failed("its seal"))
+    if config.vcpus > 1 {
+        write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
+    }
+    let address = match config.protocol {
+        BootProtocol::Linux64 => {
+            write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
+            let page = zero_page::build(config.memory_bytes, cmdline.len(), initramfs);
+            write("the zero page", ZERO_PAGE, &page)?;
+            kernel.entry
+        }
+        BootProtocol::Pvh => {
+            let info = pvh::start_info(config.memory_bytes, initramfs);
+            write("the start info", START_INFO, &info)?;
+            let path = || config.kernel.clone();
+            kernel.pvh_entry.ok_or_else(|| BootError::NoPvh { path: path() })?
+        }
+    };
+    draft.finish(Entry { address, protocol: config.protocol }).map_err(failed("its seal"))
 }

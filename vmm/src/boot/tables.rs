@@ -2,6 +2,7 @@
 
 use kvm_bindings::kvm_segment;
 
+use crate::BootProtocol;
 use crate::layout::PAGE_TABLES;
 
 /// `__BOOT_CS` of the boot protocol.
@@ -16,6 +17,8 @@ pub(crate) const GDT_ENTRIES: usize = 6;
 /// Access byte and flags of a flat 64-bit code segment: granularity, long mode, present,
 /// execute/read, accessed (Intel SDM volume 3, 3.4.5).
 const CODE_FLAGS: u16 = 0xa09b;
+/// The same for 32-bit code.
+const CODE_FLAGS_32: u16 = 0xc09b;
 /// Flat data: granularity, 32-bit, present, read/write, accessed.
 const DATA_FLAGS: u16 = 0xc093;
 /// A busy 64-bit TSS.
@@ -33,9 +36,16 @@ fn raw(flags: u16) -> u64 {
     (flags & 0xf000) << 40 | 0xf << 48 | (flags & 0xff) << 40 | 0xffff
 }
 
+fn code_flags(protocol: BootProtocol) -> u16 {
+    match protocol {
+        BootProtocol::Linux64 => CODE_FLAGS,
+        BootProtocol::Pvh => CODE_FLAGS_32,
+    }
+}
+
 /// The GDT's bytes.
-pub(super) fn gdt() -> [u8; GDT_ENTRIES * 8] {
-    let entries = [0, 0, raw(CODE_FLAGS), raw(DATA_FLAGS), raw(TSS_FLAGS), 0];
+pub(super) fn gdt(protocol: BootProtocol) -> [u8; GDT_ENTRIES * 8] {
+    let entries = [0, 0, raw(code_flags(protocol)), raw(DATA_FLAGS), raw(TSS_FLAGS), 0];
     let mut bytes = [0; GDT_ENTRIES * 8];
     for (slot, entry) in bytes.chunks_exact_mut(8).zip(entries) {
         slot.copy_from_slice(&entry.to_le_bytes());
@@ -44,9 +54,9 @@ pub(super) fn gdt() -> [u8; GDT_ENTRIES * 8] {
 }
 
 /// The same descriptor as KVM wants it in a segment register.
-pub(crate) fn descriptor(selector: u16) -> kvm_segment {
+pub(crate) fn descriptor(protocol: BootProtocol, selector: u16) -> kvm_segment {
     let flags = match selector {
-        CODE_SELECTOR => CODE_FLAGS,
+        CODE_SELECTOR => code_flags(protocol),
         TSS_SELECTOR => TSS_FLAGS,
         _ => DATA_FLAGS,
     };
@@ -131,14 +141,17 @@ mod tests {
 
     #[test]
     fn test_gdt_matches_segment_registers() {
-        let gdt = gdt();
+        let linux = BootProtocol::Linux64;
+        let gdt = gdt(linux);
         let code = u64::from_le_bytes(gdt[0x10..0x18].try_into().unwrap());
         assert_eq!(code, 0x00af_9b00_0000_ffff);
         let data = u64::from_le_bytes(gdt[0x18..0x20].try_into().unwrap());
         assert_eq!(data, 0x00cf_9300_0000_ffff);
-        let segment = descriptor(CODE_SELECTOR);
+        let segment = descriptor(linux, CODE_SELECTOR);
         assert_eq!((segment.l, segment.db, segment.g, segment.type_), (1, 0, 1, 0xb));
-        let segment = descriptor(TSS_SELECTOR);
+        let segment = descriptor(linux, TSS_SELECTOR);
         assert_eq!((segment.s, segment.type_, segment.present), (0, 0xb, 1));
+        let segment = descriptor(BootProtocol::Pvh, CODE_SELECTOR);
+        assert_eq!((segment.l, segment.db, segment.g, segment.type_), (0, 1, 1, 0xb));
     }
 }

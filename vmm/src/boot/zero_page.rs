@@ -28,7 +28,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 const PROTOCOL: u16 = 0x020f;
 /// `LOADED_HIGH`: the kernel lies above 1 MiB.
 const LOADED_HIGH: u8 = 1;
-const E820_RAM: u32 = 1;
+pub(super) const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
 /// Builds the page for a guest of `memory_bytes`.
@@ -64,7 +64,7 @@ pub(super) fn build(
 }
 
 /// The memory map: `(start, bytes, kind)`, ascending and without overlap.
-fn e820(memory_bytes: u64) -> impl Iterator<Item = (u64, u64, u32)> {
+pub(super) fn e820(memory_bytes: u64) -> impl Iterator<Item = (u64, u64, u32)> {
     let legacy = [
         (0, CONVENTIONAL_END, E820_RAM),
         (CONVENTIONAL_END, KERNEL_MIN - CONVENTIONAL_END, E820_RESERVED),

@@ -1,40 +1,99 @@
-//! The vCPU: what it says it is, and the state in which it enters the guest.
+//! The vCPUs: what they say they are, and the state in which the first enters the guest.
 
 mod cpuid;
+mod portable;
 mod state;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use thiserror::Error;
 
-use crate::KvmError;
 use crate::boot::Entry;
+use crate::{Error, KvmError};
 
-/// What a vCPU says of itself. It depends on the host, not on the guest, so that one serves all
+/// The most vCPUs a guest may have.
+pub const VCPUS_MAX: u8 = 8;
+
+/// Why the vCPUs cannot be as asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// None, or too many.
+    #[error("a microVM with {count} vCPUs is not possible: give from 1 to {VCPUS_MAX}")]
+    Count {
+        /// What was asked for.
+        count: u8,
+    },
+    /// The host lacks a part of the portable profile.
+    #[error(
+        "this host's KVM does not offer {feature}, which the portable CPU profile promises: use the profile `Host`, or a host with an x86-64-v2 processor"
+    )]
+    Missing {
+        /// The feature's name in Linux's /proc/cpuinfo.
+        feature: &'static str,
+    },
+}
+
+/// What the vCPUs of a guest say of themselves by CPUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CpuProfile {
+    /// All that KVM supports on this host.
+    #[default]
+    Host,
+    /// The same on every host of one vendor, so that a snapshot may move.
+    ///
+    /// x86-64-v2 (SSE4.2, SSSE3, POPCNT, CX16, LAHF) with NX, x2APIC and the TSC deadline timer;
+    /// FXSAVE and no XSAVE, hence no AVX; nothing of leaf 7; no description of caches; no invariant
+    /// TSC; 39 bits of physical address. Family, model and stepping are fixed (Intel 6/26/0, AMD
+    /// 23/1/2), the brand string too. Of KVM's own features: its clock, and no delays at ports.
+    /// The vendor is the host's: kernels choose instructions by it (a hypercall, for one).
+    Portable,
+}
+
+/// Whether a guest may have so many vCPUs.
+pub(crate) fn check_count(count: u8) -> Result<(), CpuError> {
+    if (1..=VCPUS_MAX).contains(&count) { Ok(()) } else { Err(CpuError::Count { count }) }
+}
+
+/// What each vCPU says of itself. It depends on the host, not on the guest, so that one serves all
 /// launches.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    cpuid: CpuId,
+    of_vcpus: Vec<CpuId>,
 }
 
 impl Identity {
-    /// Asks KVM what it supports.
-    pub(crate) fn new(kvm: &Kvm) -> Result<Identity, KvmError> {
+    /// Asks KVM what it supports, and makes of it what `count` vCPUs say.
+    pub(crate) fn new(kvm: &Kvm, count: u8, profile: CpuProfile) -> Result<Identity, Error> {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::request("KVM_GET_SUPPORTED_CPUID"))?;
         let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
-        let cpuid = cpuid::of_single_vcpu(supported.as_slice(), deadline_timer);
-        let error = || std::io::Error::from_raw_os_error(libc::E2BIG);
-        let cpuid =
-            cpuid.ok_or_else(|| KvmError::Request { request: "KVM_SET_CPUID2", error: error() })?;
-        Ok(Identity { cpuid })
+        let mut entries = supported.as_slice().to_vec();
+        if profile == CpuProfile::Portable {
+            if !deadline_timer {
+                return Err(CpuError::Missing { feature: "tsc_deadline_timer" }.into());
+            }
+            entries = portable::reduce(&entries)?;
+        }
+        let of_vcpus = (0..count).map(|index| {
+            cpuid::of_vcpu(&entries, deadline_timer, index, count).ok_or_else(too_many_entries)
+        });
+        Ok(Identity { of_vcpus: of_vcpus.collect::<Result<_, _>>()? })
     }
 }
 
-/// Creates the only vCPU and gives it its identity.
-pub(crate) fn create(vm: &VmFd, identity: &Identity) -> Result<VcpuFd, KvmError> {
-    let vcpu = vm.create_vcpu(0).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
-    vcpu.set_cpuid2(&identity.cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
+fn too_many_entries() -> KvmError {
+    let error = std::io::Error::from_raw_os_error(libc::E2BIG);
+    KvmError::Request { request: "KVM_SET_CPUID2", error }
+}
+
+/// Creates a vCPU and gives it its identity. With KVM's own local APIC, vCPU 0 is ready to run and
+/// every other waits until the guest starts it.
+pub(crate) fn create(vm: &VmFd, index: u8, identity: &Identity) -> Result<VcpuFd, KvmError> {
+    let vcpu = vm.create_vcpu(index.into()).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
+    let cpuid = identity.of_vcpus.get(usize::from(index)).ok_or_else(too_many_entries)?;
+    vcpu.set_cpuid2(cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
     Ok(vcpu)
 }
 

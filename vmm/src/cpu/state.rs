@@ -1,12 +1,14 @@
-//! Registers at the guest's first instruction (Documentation/arch/x86/boot.rst, "64-bit boot
-//! protocol"): long mode with paging on, interrupts off, flat segments, RSI at the zero page.
+//! Registers at the guest's first instruction. 64-bit boot protocol
+//! (Documentation/arch/x86/boot.rst): long mode with paging on, interrupts off, flat segments, RSI
+//! at the zero page. PVH (docs/misc/pvh.pandoc of Xen): 32-bit protected mode without paging, flat
+//! segments, EBX at the start info.
 
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs};
 use kvm_ioctls::VcpuFd;
 
-use crate::KvmError;
 use crate::boot::{CODE_SELECTOR, DATA_SELECTOR, Entry, GDT_ENTRIES, TSS_SELECTOR, descriptor};
-use crate::layout::{BOOT_STACK, GDT, PAGE_TABLES, ZERO_PAGE};
+use crate::layout::{BOOT_STACK, GDT, PAGE_TABLES, START_INFO, ZERO_PAGE};
+use crate::{BootProtocol, KvmError};
 
 const CR0_PROTECTED: u64 = 1;
 const CR0_EXTENSION_TYPE: u64 = 1 << 4;
@@ -68,18 +70,25 @@ pub(super) fn set_registers(vcpu: &VcpuFd, entry: Entry) -> Result<(), KvmError>
     system.gdt.limit = (GDT_ENTRIES * 8 - 1) as u16;
     system.idt.base = 0;
     system.idt.limit = 0;
-    system.cs = descriptor(CODE_SELECTOR);
-    let data = descriptor(DATA_SELECTOR);
+    let protocol = entry.protocol;
+    system.cs = descriptor(protocol, CODE_SELECTOR);
+    let data = descriptor(protocol, DATA_SELECTOR);
     [system.ds, system.es, system.fs, system.gs, system.ss] = [data; 5];
-    system.tr = descriptor(TSS_SELECTOR);
-    system.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE | CR0_PAGING;
-    system.cr3 = PAGE_TABLES;
-    system.cr4 = CR4_PAE;
-    system.efer = EFER_LONG_MODE | EFER_LONG_MODE_ACTIVE;
+    system.tr = descriptor(protocol, TSS_SELECTOR);
+    system.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE;
+    system.cr4 = 0;
+    system.efer = 0;
+    if protocol == BootProtocol::Linux64 {
+        system.cr0 |= CR0_PAGING;
+        system.cr3 = PAGE_TABLES;
+        system.cr4 = CR4_PAE;
+        system.efer = EFER_LONG_MODE | EFER_LONG_MODE_ACTIVE;
+    }
     vcpu.set_sregs(&system).map_err(KvmError::request("KVM_SET_SREGS"))?;
     let general = kvm_regs {
         rip: entry.address,
         rsi: ZERO_PAGE,
+        rbx: START_INFO,
         rsp: BOOT_STACK,
         rbp: BOOT_STACK,
         rflags: RFLAGS,

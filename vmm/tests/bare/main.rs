@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::{has_kvm, run, vmm};
-use tare_vmm::{BlockConfig, Edge, End, Error, VcpuError};
+use tare_vmm::{BlockConfig, CpuError, CpuProfile, Edge, End, Error, VcpuError};
 
 /// mov al, 0xfe; out 0x64, al
 const RESET: [u8; 4] = [0xb0, 0xfe, 0xe6, 0x64];
@@ -251,4 +251,25 @@ fn test_stop_before_run_returns_stopped() {
     let vmm = vmm.unwrap();
     vmm.stopper().stop();
     assert_eq!(vmm.run().unwrap().end, End::Stopped);
+}
+
+#[test]
+fn test_launch_eight_portable_vcpus_runs_the_first() {
+    if !has_kvm("test_launch_eight_portable_vcpus_runs_the_first") {
+        return;
+    }
+    for (vcpus, profile) in [(8, CpuProfile::Host), (8, CpuProfile::Portable)] {
+        let (vmm, _) = vmm(&RESET, |config| {
+            config.vcpus = vcpus;
+            config.cpu_profile = profile;
+        });
+        match vmm {
+            Ok(vmm) => assert_eq!(vmm.run().expect("an outcome").end, End::Reset),
+            // A host that lacks a part of the profile must say which.
+            Err(Error::Cpu(CpuError::Missing { feature })) => {
+                assert!(profile == CpuProfile::Portable && !feature.is_empty());
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
