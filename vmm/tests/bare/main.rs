@@ -273,3 +273,57 @@ fn test_launch_eight_portable_vcpus_runs_the_first() {
         }
     }
 }
+
+/// Where the other processors start (in real mode, so below 1 MiB), and what they count in.
+const TRAMPOLINE: u32 = 0x3_0000;
+const COUNTER: u32 = TRAMPOLINE + 0x800;
+
+#[test]
+fn test_run_four_vcpus_started_by_the_first_all_run() {
+    if !has_kvm("test_run_four_vcpus_started_by_the_first_all_run") {
+        return;
+    }
+    // mov ax, 0x3000; mov ds, ax; lock inc dword [0x800]; hlt; jmp to the hlt
+    let tramp =
+        [0xb8, 0x00, 0x30, 0x8e, 0xd8, 0xf0, 0x66, 0xff, 0x06, 0x00, 0x08, 0xf4, 0xeb, 0xfd];
+    let icr = |command: u32| {
+        // mov ecx, 0x830; mov eax, command; xor edx, edx; wrmsr
+        let mut code = vec![0xb9, 0x30, 0x08, 0x00, 0x00, 0xb8];
+        code.extend(command.to_le_bytes());
+        code.extend([0x31, 0xd2, 0x0f, 0x30]);
+        code
+    };
+    let mut copy = Vec::new();
+    for (index, byte) in (0_u32..).zip(tramp) {
+        // mov byte [TRAMPOLINE + index], byte
+        copy.extend([0xc6, 0x04, 0x25]);
+        copy.extend((TRAMPOLINE + index).to_le_bytes());
+        copy.push(byte);
+    }
+    // mov ecx, 0x1b; rdmsr; or eax, 0xc00; wrmsr: x2APIC on
+    let x2apic = [0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x0d, 0x00, 0x0c, 0x00, 0x00, 0x0f, 0x30];
+    let mut wait = vec![0x83, 0x3c, 0x25];
+    wait.extend(COUNTER.to_le_bytes());
+    // cmp dword [COUNTER], 3; pause; jne back
+    wait.extend([3, 0xf3, 0x90, 0x75, 0xf4]);
+    let (init, start) = (icr(0xc_4500), icr(0xc_4600 | TRAMPOLINE >> 12));
+    let code = code(&[&copy, &x2apic, &init, &start, &wait, &RESET]);
+    for _ in 0..20 {
+        let (vmm, recorder) = vmm(&code, |config| config.vcpus = 4);
+        let vmm = vmm.expect("a VM");
+        let stopper = vmm.stopper();
+        // A test that fails must not hang.
+        let (done, ended) = mpsc::channel::<()>();
+        let watchdog = thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(20)).is_err() {
+                stopper.stop();
+            }
+        });
+        let outcome = vmm.run().expect("an outcome");
+        assert_eq!(outcome.end, End::Reset);
+        let ends = recorder.seen().edges.iter().filter(|(edge, _)| *edge == Edge::End).count();
+        assert_eq!(ends, 1);
+        let _ = done.send(());
+        watchdog.join().expect("the watchdog");
+    }
+}
