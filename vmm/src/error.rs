@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{BlockError, BootError, KvmError, MemoryError, ReactorError, VcpuError};
+use crate::{BlockError, BootError, KvmError, MemoryError, ReactorError, VcpuError, VsockError};
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
 #[derive(Debug, Error)]
@@ -20,6 +20,9 @@ pub enum Error {
     /// A block device cannot be made.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// The vsock device cannot be made.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

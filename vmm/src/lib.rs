@@ -71,8 +71,8 @@ mod vcpu;
 mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES};
-pub use config::{BlockConfig, Config};
-pub use devices::BlockError;
+pub use config::{BlockConfig, Config, VsockConfig};
+pub use devices::{BlockError, VsockError};
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome};
 pub use kvm::KvmError;

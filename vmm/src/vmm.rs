@@ -8,7 +8,7 @@ use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
-use crate::devices::{Block, Device, Devices};
+use crate::devices::{Block, Device, Devices, Vsock};
 use crate::layout::{IDENTITY_MAP, TSS, VIRTIO_IRQS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
@@ -52,14 +52,18 @@ impl Vmm {
     ///
     /// # Errors
     ///
-    /// [`Error::Memory`], [`Error::Block`] and [`Error::Boot`] for a configuration or file that
+    /// [`Error::Memory`], [`Error::Block`], [`Error::Vsock`] and [`Error::Boot`] for a configuration or file that
     /// cannot be used, [`Error::Kvm`] for a host that cannot run guests.
     pub fn new(config: &Config, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
-        let irqs = interrupt_lines(config.blocks.len())?;
+        let others = usize::from(config.vsock.is_some());
+        let irqs = interrupt_lines(config.blocks.len(), others)?;
         let cmdline = boot::compose(&config.cmdline, irqs)?;
-        let mut blocks = Vec::with_capacity(irqs.len());
+        let mut virtio: Vec<Box<dyn Device>> = Vec::with_capacity(irqs.len());
         for (index, block) in config.blocks.iter().enumerate() {
-            blocks.push(Block::open(block, index)?);
+            virtio.push(Box::new(Block::open(block, index)?));
+        }
+        if let Some(vsock) = &config.vsock {
+            virtio.push(Box::new(Vsock::open(vsock)?));
         }
         let ram = GuestRam::new(config.memory_bytes)?;
         let host = kvm::open()?;
@@ -69,8 +73,7 @@ impl Vmm {
         ram.attach(&vm)?;
         add_controllers(&vm)?;
         let vcpu = cpu::create(&host, &vm)?;
-        let virtio = blocks.into_iter().map(|block| Box::new(block) as Box<dyn Device>);
-        let devices = Devices::new(virtio.zip(irqs.iter().copied()));
+        let devices = Devices::new(virtio.into_iter().zip(irqs.iter().copied()));
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         let entry = boot::load(config, &cmdline, &ram)?;
@@ -128,9 +131,9 @@ impl Vmm {
     }
 }
 
-fn interrupt_lines(count: usize) -> Result<&'static [u32], BlockError> {
-    let limit = VIRTIO_IRQS.len();
-    VIRTIO_IRQS.get(..count).ok_or(BlockError::TooMany { count, limit })
+fn interrupt_lines(count: usize, others: usize) -> Result<&'static [u32], BlockError> {
+    let limit = VIRTIO_IRQS.len() - others;
+    VIRTIO_IRQS.get(..count + others).ok_or(BlockError::TooMany { count, limit })
 }
 
 /// The 8259 pair, I/O APIC and local APIC, and the 8254 timer, all in the kernel. The speaker port

@@ -14,8 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
-pub use virtio::BlockError;
-pub(crate) use virtio::{Block, Device, Notify, Transport};
+pub(crate) use virtio::{Block, Device, Notify, Transport, Vsock};
+pub use virtio::{BlockError, VsockError};
 
 use crate::KvmError;
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
