@@ -28,7 +28,7 @@ pub struct Config {
     pub protocol: BootProtocol,
     /// The initial RAM file system, handed to the kernel as it is.
     pub initramfs: Option<PathBuf>,
-    /// The kernel's command line. The VMM adds a `virtio_mmio.device=` word for each block device,
+    /// The kernel's command line. The VMM adds a `virtio_mmio.device=` word for each virtio device,
     /// before a ` -- ` that parts the kernel's words from init's.
     pub cmdline: String,
     /// How many vCPUs: from 1 to [`VCPUS_MAX`](crate::VCPUS_MAX), each a core of one thread in one
@@ -41,6 +41,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// Block devices in the order in which the guest names them (`vda`, `vdb` …).
     pub blocks: Vec<BlockConfig>,
+    /// Stream sockets between the guest and Unix sockets of the host.
+    pub vsock: Option<VsockConfig>,
 }
 
 impl Default for Config {
@@ -55,6 +57,7 @@ impl Default for Config {
             cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
             blocks: Vec::new(),
+            vsock: None,
         }
     }
 }
@@ -80,4 +83,18 @@ pub struct BlockConfig {
     pub read_only: bool,
     /// Whether to bypass the host's page cache (`O_DIRECT`).
     pub direct: bool,
+}
+
+/// A virtio socket device.
+///
+/// A guest that connects to port P of the host (CID 2) reaches the Unix socket `PATH_P`. A program
+/// of the host that connects to `PATH` and sends `CONNECT P\n` reaches the guest's port P and is
+/// answered `OK HOSTPORT\n`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VsockConfig {
+    /// The guest's address: from 3 to 4294967294.
+    pub guest_cid: u32,
+    /// The Unix socket that the VMM listens on; it is removed when the microVM is gone. At most 96
+    /// bytes.
+    pub path: PathBuf,
 }

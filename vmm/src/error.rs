@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::{
     BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, ReactorError, VcpuError,
+    VsockError,
 };
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
@@ -25,6 +26,9 @@ pub enum Error {
     /// The vCPUs cannot be as asked.
     #[error(transparent)]
     Cpu(#[from] CpuError),
+    /// The vsock device cannot be made.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

@@ -78,10 +78,10 @@ mod vcpu;
 mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
-pub use config::{BlockConfig, BootProtocol, Config};
+pub use config::{BlockConfig, BootProtocol, Config, VsockConfig};
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
-pub use devices::BlockError;
+pub use devices::{BlockError, VsockError};
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
 pub use kvm::KvmError;

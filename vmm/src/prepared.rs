@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::boot::{self, Image};
 use crate::layout::VIRTIO_IRQS;
-use crate::{BlockError, Config, Error, cpu, kvm, memory};
+use crate::{BlockError, Config, Error, cpu, devices, kvm, memory};
 
 /// A microVM that is checked and laid out, to be launched as often as wanted
 /// ([`Vmm::launch`](crate::Vmm::launch)).
@@ -30,7 +30,7 @@ impl Prepared {
     /// cannot be used, [`Error::Kvm`] and [`Error::Cpu`] for a host that cannot run such
     /// guests.
     pub fn new(config: &Config) -> Result<Prepared, Error> {
-        let irqs = interrupt_lines(config.blocks.len())?;
+        let irqs = interrupt_lines(devices::count(config))?;
         let cmdline = boot::compose(&config.cmdline, irqs)?;
         memory::check_size(config.memory_bytes)?;
         cpu::check_count(config.vcpus)?;

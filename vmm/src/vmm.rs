@@ -9,7 +9,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
-use crate::devices::{Block, Device, Devices};
+use crate::devices::{self, Devices};
 use crate::layout::{IDENTITY_MAP, TSS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
@@ -66,15 +66,12 @@ impl Vmm {
     ///
     /// # Errors
     ///
-    /// [`Error::Block`] for a backing file that cannot be used, [`Error::Memory`] and
-    /// [`Error::Kvm`] for a host that cannot run one more guest.
+    /// [`Error::Block`] and [`Error::Vsock`] for a device that cannot be made, [`Error::Memory`]
+    /// and [`Error::Kvm`] for a host that cannot run one more guest.
     pub fn launch(prepared: &Prepared, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
         let Prepared { config, image, identity } = prepared;
-        let irqs = interrupt_lines(config.blocks.len())?;
-        let mut blocks = Vec::with_capacity(irqs.len());
-        for (index, block) in config.blocks.iter().enumerate() {
-            blocks.push(Block::open(block, index)?);
-        }
+        let virtio = devices::open(config)?;
+        let irqs = interrupt_lines(virtio.len())?;
         let ram = GuestRam::new(config.memory_bytes)?;
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
@@ -87,8 +84,7 @@ impl Vmm {
         for index in 1..config.vcpus {
             others.push(cpu::create(&vm, index, identity)?);
         }
-        let virtio = blocks.into_iter().map(|block| Box::new(block) as Box<dyn Device>);
-        let devices = Devices::new(virtio.zip(irqs.iter().copied()));
+        let devices = Devices::new(virtio.into_iter().zip(irqs.iter().copied()));
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         ram.fill(image)?;

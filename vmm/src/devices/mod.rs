@@ -14,12 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
-pub use virtio::BlockError;
-pub(crate) use virtio::{Block, Device, Notify, Transport};
+pub(crate) use virtio::{Block, Device, Notify, Transport, Vsock};
+pub use virtio::{BlockError, VsockError};
 
-use crate::KvmError;
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
+use crate::{Config, Error, KvmError};
 use i8042::I8042;
 use serial::Serial;
 
@@ -164,6 +164,27 @@ impl Devices {
         let index = usize::try_from(from / VIRTIO_MMIO_STRIDE).ok()?;
         Some((from % VIRTIO_MMIO_STRIDE, self.virtio.get(index)?))
     }
+}
+
+/// How many virtio devices a configuration asks for.
+pub(crate) fn count(config: &Config) -> usize {
+    config.blocks.len() + usize::from(config.vsock.is_some())
+}
+
+/// Makes the virtio devices of a configuration, in the order of their addresses.
+///
+/// # Errors
+///
+/// A device's own: its file or socket cannot be used.
+pub(crate) fn open(config: &Config) -> Result<Vec<Box<dyn Device>>, Error> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::with_capacity(count(config));
+    for (index, block) in config.blocks.iter().enumerate() {
+        devices.push(Box::new(Block::open(block, index)?));
+    }
+    if let Some(vsock) = &config.vsock {
+        devices.push(Box::new(Vsock::open(vsock)?));
+    }
+    Ok(devices)
 }
 
 /// `QueueNotify` among a device's registers (section 4.2.2).

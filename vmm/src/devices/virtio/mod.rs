@@ -14,6 +14,7 @@ mod chain;
 mod disk;
 mod queue;
 mod transport;
+mod vsock;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -24,6 +25,8 @@ pub(crate) use block::Block;
 pub use disk::BlockError;
 use queue::Virtqueue;
 pub(crate) use transport::Transport;
+pub(crate) use vsock::Vsock;
+pub use vsock::VsockError;
 
 /// What the transport needs of a device. Queues are counted from 0, as in section 5.
 ///

@@ -47,6 +47,11 @@ impl Virtqueue {
         Ok(Some(head))
     }
 
+    /// Leaves the chain that was popped last for the next `pop`.
+    pub(super) fn unpop(&mut self) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
+    }
+
     /// Gives a chain back, of which the device has written `written` bytes.
     ///
     /// # Errors

@@ -268,6 +268,8 @@ impl Transport {
 
     /// Stops the device until the driver resets it, and tells the driver (section 2.1.2).
     fn fail(&mut self) {
+        // Nor may what the host has for it wake anyone.
+        self.device.negotiated(0);
         self.status |= config::VIRTIO_CONFIG_S_NEEDS_RESET;
         if self.status & config::VIRTIO_CONFIG_S_DRIVER_OK != 0 {
             self.interrupt_status |= mmio::VIRTIO_MMIO_INT_CONFIG;

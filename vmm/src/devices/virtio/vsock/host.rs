@@ -1,0 +1,178 @@
+//! The host's side: Unix sockets, none of which ever blocks.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The longest path of a Unix socket: `sun_path` less its NUL (unix(7)).
+const PATH_MAX_BYTES: usize = 107;
+/// `_` and the digits of the largest port.
+const SUFFIX_BYTES: usize = 11;
+
+/// Why a vsock device cannot be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VsockError {
+    /// The guest cannot have that CID.
+    #[error(
+        "guest CID {guest_cid} is reserved: give one from 3 to 4294967294 that no other guest has"
+    )]
+    Cid {
+        /// What was asked for.
+        guest_cid: u32,
+    },
+    /// The path is no possible address of a Unix socket.
+    #[error("the vsock path {} is empty or longer than {limit} bytes, which with a port's suffix is all a Unix socket can have: give a shorter one", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// The longest that is possible.
+        limit: usize,
+    },
+    /// Something else has that path.
+    #[error("the vsock path {} is in use by another program or is no socket: give another, or remove it", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket could not be made.
+    #[error("cannot listen on the vsock path {}: {error}; see that its directory exists and may be written", path.display())]
+    Listen {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+    /// The device could not watch its sockets.
+    #[error(
+        "the vsock device cannot watch its sockets: {error}; see the limit on descriptors (`ulimit -n`)"
+    )]
+    Watch {
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The listening socket, whose file goes with it.
+#[derive(Debug)]
+pub(super) struct Host {
+    path: PathBuf,
+    listener: UnixListener,
+    /// Device and inode of the file, so that another's is not removed.
+    file: (u64, u64),
+}
+
+impl Host {
+    /// Listens on `path`; a socket that nobody listens on any more is replaced.
+    pub(super) fn listen(path: &Path) -> Result<Host, VsockError> {
+        let limit = PATH_MAX_BYTES - SUFFIX_BYTES;
+        if path.as_os_str().is_empty() || path.as_os_str().len() > limit {
+            return Err(VsockError::Path { path: path.to_owned(), limit });
+        }
+        let refused = |error| VsockError::Listen { path: path.to_owned(), error };
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let socket = fs::symlink_metadata(path).map_err(refused)?.file_type().is_socket();
+                let dead = connect(path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+                if !(socket && dead) {
+                    return Err(VsockError::InUse { path: path.to_owned() });
+                }
+                fs::remove_file(path).map_err(refused)?;
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        }
+        .map_err(refused)?;
+        let metadata = fs::symlink_metadata(path).map_err(refused)?;
+        let file = (metadata.dev(), metadata.ino());
+        let host = Host { path: path.to_owned(), listener, file };
+        host.listener.set_nonblocking(true).map_err(refused)?;
+        Ok(host)
+    }
+
+    /// The next program that wants to reach the guest.
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        let (socket, _) = self.listener.accept()?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Reaches the program that stands for the host's `port`.
+    pub(super) fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let mut path = OsString::from(&self.path);
+        path.push(format!("_{port}"));
+        connect(Path::new(&path))
+    }
+}
+
+impl AsRawFd for Host {
+    fn as_raw_fd(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
+        if ours {
+            // A file that cannot be removed is found stale by the next one.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Connects at once or not at all: the standard library's way would wait for a full backlog.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let bytes = path.as_os_str().as_bytes();
+    // SAFETY: all zero is a valid `sockaddr_un`.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: a plain call.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` has `length` bytes.
+    if unsafe { libc::connect(fd, (&raw const address).cast(), length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket.into())
+}
+
+/// Sends what the socket takes now. A peer that is gone is an error, never a signal.
+pub(super) fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` are readable for as long as the call takes.
+    let sent = unsafe {
+        libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether the peer has closed its socket, not just one direction.
+pub(super) fn is_gone(socket: &UnixStream) -> bool {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one entry, and no time to wait.
+    unsafe { libc::poll(&mut entry, 1, 0) > 0 && entry.revents & libc::POLLHUP != 0 }
+}
