@@ -63,6 +63,7 @@ impl Backend for MicroVm {
             cmdline: format!("{} -- {words}", kernel.command_line),
             memory_bytes,
             blocks,
+            ..Config::default()
         };
         Ok(Box::new(Ready { config, disks }))
     }
