@@ -72,7 +72,7 @@ mod vcpu;
 mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
-pub use config::{BlockConfig, BootProtocol, Config};
+pub use config::{BlockConfig, BootProtocol, Config, Pages};
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
 pub use devices::BlockError;
 pub use error::Error;

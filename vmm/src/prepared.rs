@@ -32,7 +32,7 @@ impl Prepared {
     pub fn new(config: &Config) -> Result<Prepared, Error> {
         let irqs = interrupt_lines(config.blocks.len())?;
         let cmdline = boot::compose(&config.cmdline, irqs)?;
-        memory::check_size(config.memory_bytes)?;
+        memory::check_size(config.memory_bytes, config.pages)?;
         cpu::check_count(config.vcpus)?;
         let image = boot::lay_out(config, &cmdline)?;
         let identity = cpu::Identity::new(&kvm::open()?, config.vcpus, config.cpu_profile)?;

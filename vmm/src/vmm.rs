@@ -68,7 +68,7 @@ impl Vmm {
         for (index, block) in config.blocks.iter().enumerate() {
             blocks.push(Block::open(block, index)?);
         }
-        let ram = GuestRam::new(config.memory_bytes)?;
+        let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
         // Memory before controllers: these register on KVM's buses, after which a change of memory
