@@ -39,6 +39,11 @@ pub struct Config {
     /// Guest RAM in bytes: from [`MEMORY_MIN_BYTES`](crate::MEMORY_MIN_BYTES) to
     /// [`MEMORY_MAX_BYTES`](crate::MEMORY_MAX_BYTES), a multiple of 4 KiB.
     pub memory_bytes: u64,
+    /// What guest RAM is made of.
+    pub pages: Pages,
+    /// Whether all of guest RAM is allocated by the launch, so that the guest never waits for a page
+    /// and cannot fail for want of one.
+    pub prefault: bool,
     /// Block devices in the order in which the guest names them (`vda`, `vdb` …).
     pub blocks: Vec<BlockConfig>,
     /// Stream sockets between the guest and Unix sockets of the host.
@@ -56,10 +61,25 @@ impl Default for Config {
             vcpus: 1,
             cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
+            pages: Pages::default(),
+            prefault: false,
             blocks: Vec::new(),
             vsock: None,
         }
     }
+}
+
+/// What guest RAM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Pages {
+    /// Transparent huge pages where the host has them: its own setting may be `madvise` or `always`.
+    #[default]
+    Thp,
+    /// Pages of 4 KiB, whatever the host's setting.
+    Small,
+    /// Pages of 2 MiB from the host's pool (hugetlbfs, Documentation/admin-guide/mm/hugetlbpage.rst),
+    /// reserved as a whole by the launch. Memory must be a multiple of 2 MiB.
+    Huge2M,
 }
 
 /// How a kernel is entered.

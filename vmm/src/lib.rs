@@ -78,7 +78,7 @@ mod vcpu;
 mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
-pub use config::{BlockConfig, BootProtocol, Config, VsockConfig};
+pub use config::{BlockConfig, BootProtocol, Config, Pages, VsockConfig};
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
 pub use devices::{BlockError, VsockError};

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 
+use crate::Pages;
+
 /// A large page of x86-64.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// `MADV_COLLAPSE` of Linux 6.1 (include/uapi/asm-generic/mman-common.h), which libc lacks for
@@ -32,7 +34,14 @@ impl Mapping {
     pub(crate) const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
     /// Maps `length` bytes of zeros, to be guest RAM.
-    pub(crate) fn new(length: usize) -> io::Result<Mapping> {
+    pub(crate) fn new(length: usize, pages: Pages) -> io::Result<Mapping> {
+        if pages == Pages::Huge2M {
+            // Aligned by its nature, and reserved: a guest must not die of an empty pool.
+            let flags = libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+            let mapping = Mapping::map_with(length, Mapping::FLAGS & !libc::MAP_NORESERVE | flags)?;
+            mapping.advise(None);
+            return Ok(mapping);
+        }
         let mut mapping = Mapping::map(length)?;
         // Linux 6.7 and later align large mappings by themselves; on others map once more with
         // slack and give back what is not aligned. A large page of the host must be one of the
@@ -42,15 +51,30 @@ impl Mapping {
             mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
             mapping.trim(length);
         }
-        mapping.advise();
+        mapping.advise(Some(match pages {
+            Pages::Small => libc::MADV_NOHUGEPAGE,
+            _ => libc::MADV_HUGEPAGE,
+        }));
         Ok(mapping)
     }
 
-    fn map(length: usize) -> io::Result<Mapping> {
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice changes no other.
-        let start = unsafe {
-            libc::mmap(ptr::null_mut(), length, Mapping::PROTECTION, Mapping::FLAGS, -1, 0)
+    /// Allocates every page (Linux 5.14 and later).
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        // SAFETY: allocates pages of a mapping of ours; it does not change its contents.
+        let done = unsafe {
+            libc::madvise(self.start.as_ptr().cast(), self.length, libc::MADV_POPULATE_WRITE)
         };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn map(length: usize) -> io::Result<Mapping> {
+        Mapping::map_with(length, Mapping::FLAGS)
+    }
+
+    fn map_with(length: usize, flags: i32) -> io::Result<Mapping> {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice changes no other.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), length, Mapping::PROTECTION, flags, -1, 0) };
         match NonNull::new(start.cast::<u8>()) {
             Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => {
                 Ok(Mapping { start, length })
@@ -89,14 +113,16 @@ impl Mapping {
         self.length
     }
 
-    /// Asks for large pages, keeps the mapping out of core dumps and gives it its name. A host that
+    /// Says which pages are wanted, keeps the mapping out of core dumps and gives it its name. A host that
     /// knows none of it loses speed, disk space or a name, nothing else, so what it answers is
     /// ignored.
-    fn advise(&self) {
+    fn advise(&self, pages: Option<i32>) {
         let start = self.start.as_ptr();
         // SAFETY: advice and a name for a mapping of ours; neither changes its contents.
         unsafe {
-            libc::madvise(start.cast(), self.length, libc::MADV_HUGEPAGE);
+            if let Some(advice) = pages {
+                libc::madvise(start.cast(), self.length, advice);
+            }
             libc::madvise(start.cast(), self.length, libc::MADV_DONTDUMP);
             libc::prctl(
                 libc::PR_SET_VMA,

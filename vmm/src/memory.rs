@@ -8,10 +8,10 @@ use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::KvmError;
 use crate::boot::{Image, Piece};
 use crate::layout::{HOLE_END, HOLE_START};
-use crate::mapping::Mapping;
+use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
+use crate::{KvmError, Pages};
 
 /// The least RAM a guest may have: 16 MiB.
 pub const MEMORY_MIN_BYTES: u64 = 16 << 20;
@@ -36,6 +36,37 @@ pub enum MemoryError {
     Size {
         /// What was asked for.
         bytes: u64,
+    },
+    /// Not a multiple of 2 MiB.
+    #[error(
+        "guest memory of {bytes} bytes cannot be made of pages of 2 MiB: give a multiple of 2097152"
+    )]
+    HugeSize {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The host's pool of huge pages does not suffice.
+    #[error(
+        "the host has no {needed} free huge pages of 2 MiB for guest memory: {error}; add them (`echo N > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`), or use transparent huge pages",
+        needed = bytes >> 21
+    )]
+    Huge {
+        /// What was asked for.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+    /// The memory could not be allocated at once.
+    #[error(
+        "cannot allocate {bytes} bytes of guest memory at once: {error}; ask for less, free memory on the host, or leave out the prefault (it needs Linux 5.14)"
+    )]
+    Prefault {
+        /// What was asked for.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
     },
     /// The host would not map so much.
     #[error(
@@ -74,11 +105,16 @@ pub(crate) struct GuestRam {
 }
 
 impl GuestRam {
-    /// Maps `bytes` of zeroed memory without touching a page of it.
-    pub(crate) fn new(bytes: u64) -> Result<GuestRam, MemoryError> {
-        check_size(bytes)?;
-        let mapping =
-            Mapping::new(bytes as usize).map_err(|error| MemoryError::Map { bytes, error })?;
+    /// Maps `bytes` of zeroed memory, without touching a page of it unless it is to be there at once.
+    pub(crate) fn new(bytes: u64, pages: Pages, prefault: bool) -> Result<GuestRam, MemoryError> {
+        check_size(bytes, pages)?;
+        let mapping = Mapping::new(bytes as usize, pages).map_err(|error| match pages {
+            Pages::Huge2M => MemoryError::Huge { bytes, error },
+            _ => MemoryError::Map { bytes, error },
+        })?;
+        if prefault {
+            mapping.populate().map_err(|error| MemoryError::Prefault { bytes, error })?;
+        }
         let layout = |reason: String| MemoryError::Layout { bytes, reason };
         let mut regions = Vec::with_capacity(2);
         for (start, offset, length) in ranges(bytes) {
@@ -155,7 +191,10 @@ impl GuestRam {
 }
 
 /// Whether a guest may have so much.
-pub(crate) fn check_size(bytes: u64) -> Result<(), MemoryError> {
+pub(crate) fn check_size(bytes: u64, pages: Pages) -> Result<(), MemoryError> {
+    if pages == Pages::Huge2M && !bytes.is_multiple_of(HUGE_PAGE_BYTES as u64) {
+        return Err(MemoryError::HugeSize { bytes });
+    }
     let whole = bytes.is_multiple_of(PAGE_BYTES);
     if whole && (MEMORY_MIN_BYTES..=MEMORY_MAX_BYTES).contains(&bytes) {
         return Ok(());
@@ -177,14 +216,13 @@ pub(crate) fn ranges(bytes: u64) -> impl Iterator<Item = (u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::HUGE_PAGE_BYTES;
 
     #[test]
     fn test_new_too_little_too_much_or_odd_returns_size_error() {
         for bytes in
             [0, MEMORY_MIN_BYTES - 4096, MEMORY_MIN_BYTES + 1, MEMORY_MAX_BYTES + 4096, u64::MAX]
         {
-            let error = GuestRam::new(bytes).unwrap_err();
+            let error = GuestRam::new(bytes, Pages::Thp, false).unwrap_err();
             assert!(matches!(error, MemoryError::Size { bytes: b } if b == bytes), "{error}");
             assert!(error.to_string().contains("16 MiB"), "{error}");
         }
@@ -192,7 +230,7 @@ mod tests {
 
     #[test]
     fn test_new_is_aligned_and_zero() {
-        let ram = GuestRam::new(MEMORY_MIN_BYTES).unwrap();
+        let ram = GuestRam::new(MEMORY_MIN_BYTES, Pages::Thp, false).unwrap();
         assert_eq!(ram.host_range().start % HUGE_PAGE_BYTES, 0);
         assert_eq!(ram.host_range().len() as u64, MEMORY_MIN_BYTES);
         let byte: u8 = ram.memory().read_obj(GuestAddress(MEMORY_MIN_BYTES - 1)).unwrap();
@@ -201,7 +239,7 @@ mod tests {
 
     #[test]
     fn test_new_is_found_in_smaps_by_name_or_flag() {
-        let ram = GuestRam::new(MEMORY_MIN_BYTES).unwrap();
+        let ram = GuestRam::new(MEMORY_MIN_BYTES, Pages::Thp, false).unwrap();
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let head = format!("{:x}-{:x}", ram.host_range().start, ram.host_range().end);
         let block = smaps.split_once(&head).expect("the mapping is one VMA").1;
@@ -219,12 +257,37 @@ mod tests {
 
     #[test]
     fn test_large_ram_has_nothing_in_the_hole() {
-        let ram = GuestRam::new(MEMORY_MAX_BYTES).unwrap();
+        let ram = GuestRam::new(MEMORY_MAX_BYTES, Pages::Thp, false).unwrap();
         assert!(ram.write(HOLE_START - 1, &[1]).is_ok());
         assert!(ram.write(HOLE_START, &[1]).is_err());
         assert!(ram.write(HOLE_END - 1, &[1]).is_err());
         assert!(ram.write(HOLE_END, &[1]).is_ok());
         assert!(ram.write(MEMORY_MAX_BYTES + (1 << 30) - 1, &[1]).is_ok());
         assert!(ram.write(MEMORY_MAX_BYTES + (1 << 30), &[1]).is_err());
+    }
+
+    #[test]
+    fn test_new_huge_pages_or_names_the_remedy() {
+        let error = GuestRam::new(MEMORY_MIN_BYTES + 4096, Pages::Huge2M, false).unwrap_err();
+        assert!(error.to_string().contains("multiple of 2097152"), "{error}");
+        match GuestRam::new(MEMORY_MIN_BYTES, Pages::Huge2M, true) {
+            Ok(ram) => assert!(ram.write(MEMORY_MIN_BYTES - 1, &[1]).is_ok()),
+            Err(error) => assert!(error.to_string().contains("nr_hugepages"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn test_new_prefault_makes_all_of_it_resident_in_small_pages() {
+        let ram = GuestRam::new(MEMORY_MIN_BYTES, Pages::Small, true).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let head = format!("{:x}-{:x}", ram.host_range().start, ram.host_range().end);
+        let block = smaps.split_once(&head).expect("the mapping is one VMA").1;
+        let value = |field: &str| {
+            let line = block.lines().find(|line| line.starts_with(field)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!((value("Rss:"), value("AnonHugePages:")), (MEMORY_MIN_BYTES >> 10, 0));
+        let flags = block.lines().find(|line| line.starts_with("VmFlags:"));
+        assert!(flags.unwrap().contains(" dd"), "kept out of core dumps: {flags:?}");
     }
 }

@@ -72,7 +72,7 @@ impl Vmm {
         let Prepared { config, image, identity } = prepared;
         let virtio = devices::open(config)?;
         let irqs = interrupt_lines(virtio.len())?;
-        let ram = GuestRam::new(config.memory_bytes)?;
+        let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
         // Memory before controllers: these register on KVM's buses, after which a change of memory

@@ -191,8 +191,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::BootProtocol;
     use crate::memory::GuestRam;
+    use crate::{BootProtocol, Pages};
     use vm_memory::{Bytes, GuestAddress};
 
     const RAM_BYTES: u64 = 16 << 20;
@@ -210,7 +210,7 @@ mod tests {
         let image =
             draft.finish(Entry { address: 0x10_0000, protocol: BootProtocol::Linux64 }).unwrap();
         assert_eq!(image.pieces().iter().map(|piece| piece.bytes).sum::<usize>(), 4096 * 2 + 3);
-        let ram = GuestRam::new(RAM_BYTES).unwrap();
+        let ram = GuestRam::new(RAM_BYTES, Pages::Thp, false).unwrap();
         ram.fill(&image).unwrap();
         let mut found = vec![0; 3 << 20];
         ram.memory().read_slice(&mut found, GuestAddress(0x10_0000)).unwrap();
