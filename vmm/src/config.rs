@@ -51,7 +51,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// One vCPU, 128 MiB of RAM, no devices, and no kernel: the one field that has no sensible default.
+    /// One vCPU, 128 MiB of RAM, no devices, and no kernel: the one field that has no sensible
+    /// default.
     fn default() -> Config {
         Config {
             kernel: PathBuf::new(),

@@ -1,13 +1,15 @@
 //! A minimal KVM microVM as a library.
 //!
-//! One vCPU, RAM, a serial port, a reset line and virtio block devices: what it takes to boot
-//! Linux into its init and let that do real work, and nothing that costs a guest time. There is no
-//! firmware, ACPI, PCI or emulated chip set; interrupt controllers and timer are the kernel's.
+//! Up to eight vCPUs, RAM, a serial port, a reset line, virtio block devices and a virtio socket:
+//! what it takes to boot Linux into its init and let that do real work, and nothing that costs a
+//! guest time. There is no firmware, ACPI, PCI or emulated chip set; interrupt controllers and timer
+//! are the kernel's.
 //!
 //! # Rules
 //!
-//! - **The calling thread is the vCPU.** Devices are served by the vCPU's thread, at the exit that
-//!   asks for it. Only a device to which the host side may speak first brings a second thread.
+//! - **The calling thread is the boot vCPU.** Only further vCPUs have threads of their own. Devices
+//!   are served by the vCPU's thread, at the exit that asks for it; only a device to which the host
+//!   may speak first brings a device thread.
 //! - **Nothing polls, sleeps or logs.** An idle guest sleeps in `KVM_RUN`. What happens is told to
 //!   an [`Observer`], stamped by `CLOCK_MONOTONIC`.
 //! - **Nothing outside is trusted**: neither kernel image, initramfs and command line nor guest
@@ -17,16 +19,17 @@
 //!   process, which the caller forks and never execs: few system calls, no work that the guest does
 //!   not need. What does not depend on the launch is done before, by [`Prepared::new`].
 //! - **A running microVM needs little of its host.** [`Vmm::confine`] puts each thread under a
-//!   seccomp filter of its kind, and nothing is opened by path once the guest runs, so a process
-//!   that is there for one microVM can give up its root file system, user and capabilities before.
+//!   seccomp filter of its kind, and no file is opened once the guest runs, so a process that is
+//!   there for one microVM can give up its root file system, user and capabilities before. (A vsock
+//!   device connects to Unix sockets by path: they must be in the root file system that is left.)
 //! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
 //!
 //! # The guest's part
 //!
 //! The kernel is an x86-64 `vmlinux` or `vmlinuz`, entered by the 64-bit boot protocol or by PVH
-//! ([`BootProtocol`]). Block devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM announces them on the command line.
-//! Interrupts come through the 8259, so `noapic` is right and saves probing. A guest ends itself by
-//! the keyboard controller's reset (Linux: `reboot`, or `panic=-1` after a panic) or a triple
+//! ([`BootProtocol`]). Virtio devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM announces
+//! them on the command line. More than one vCPU takes `CONFIG_X86_MPPARSE`. Interrupts come
+//! through the 8259, so `noapic` is right and saves probing. A guest ends itself by the keyboard controller's reset (Linux: `reboot`, or `panic=-1` after a panic) or a triple
 //! fault; one that only halts is idle, and runs until it is stopped.
 //!
 //! # Example
