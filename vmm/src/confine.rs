@@ -32,7 +32,8 @@ pub(crate) enum Kind {
     Device,
 }
 
-/// System calls of both kinds: moving data, the allocator, locks, the clock, the end.
+/// System calls of both kinds: moving data, the allocator, locks, the clock, the end, and the
+/// removal of a socket's name when the microVM goes.
 const COMMON: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -43,14 +44,17 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_exit_group,
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
+    libc::SYS_fstat,
     libc::SYS_futex,
     libc::SYS_getpid,
     libc::SYS_getrandom,
     libc::SYS_gettid,
     libc::SYS_io_uring_enter,
+    libc::SYS_lstat,
     libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_munmap,
+    libc::SYS_newfstatat,
     libc::SYS_preadv,
     libc::SYS_pwritev,
     libc::SYS_read,
@@ -66,7 +70,10 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_sendto,
     libc::SYS_shutdown,
     libc::SYS_sigaltstack,
+    libc::SYS_stat,
+    libc::SYS_statx,
     libc::SYS_tgkill,
+    libc::SYS_unlink,
     libc::SYS_write,
     libc::SYS_writev,
 ];
@@ -77,6 +84,7 @@ const DEVICE: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
     libc::SYS_fcntl,
+    libc::SYS_poll,
     libc::SYS_set_robust_list,
 ];
 
@@ -102,7 +110,7 @@ fn rules(kind: Kind) -> Vec<Rule> {
     let not_executable = Check::Without(2, libc::PROT_EXEC as u32);
     let (calls, requests): (&[_], &[_]) = match kind {
         Kind::Vcpu => (&[], &[KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS]),
-        Kind::Device => (DEVICE, &[KVM_IRQ_LINE]),
+        Kind::Device => (DEVICE, &[KVM_IRQ_LINE, libc::FIONBIO as u32]),
     };
     let mut rules = Vec::with_capacity(COMMON.len() + calls.len() + 4);
     rules.extend(COMMON.iter().chain(calls).map(|&call| (call, Check::Any)));
@@ -122,7 +130,7 @@ mod tests {
     use super::*;
 
     /// Runs `act` in a child under the filter; returns its wait status.
-    fn confined(kind: Kind, act: fn()) -> i32 {
+    fn confined(kind: Kind, act: impl FnOnce()) -> i32 {
         // SAFETY: the child uses what a forked child of a threaded process may: it allocates
         // nothing but through musl's allocator, whose lock a fork leaves free, and ends by _exit.
         unsafe {
@@ -188,6 +196,24 @@ mod tests {
             });
             assert_eq!(status, 0, "{kind:?}: {status:#x}");
         }
+    }
+
+    #[test]
+    fn test_device_thread_connects_and_accepts_and_removes_the_name() {
+        use std::os::unix::net::{UnixListener, UnixStream};
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let status = confined(Kind::Device, || {
+            let stream = UnixStream::connect(&path);
+            assert!(listener.accept().is_ok());
+            assert!(stream.is_ok_and(|stream| stream.set_nonblocking(true).is_ok()));
+            assert!(std::fs::symlink_metadata(&path).is_ok());
+            assert!(std::fs::remove_file(&path).is_ok());
+        });
+        assert_eq!(status, 0, "{status:#x}");
+        assert!(!path.exists());
     }
 
     #[test]
