@@ -48,6 +48,8 @@ pub struct Config {
     pub blocks: Vec<BlockConfig>,
     /// Stream sockets between the guest and Unix sockets of the host.
     pub vsock: Option<VsockConfig>,
+    /// Whether the guest has a source of the host's random bytes.
+    pub rng: bool,
 }
 
 impl Default for Config {
@@ -66,6 +68,7 @@ impl Default for Config {
             prefault: false,
             blocks: Vec::new(),
             vsock: None,
+            rng: false,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
-pub(crate) use virtio::{Block, Device, Notify, Transport, Vsock};
+pub(crate) use virtio::{Block, Device, Notify, Rng, Transport, Vsock};
 pub use virtio::{BlockError, VsockError};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
@@ -168,7 +168,7 @@ impl Devices {
 
 /// How many virtio devices a configuration asks for.
 pub(crate) fn count(config: &Config) -> usize {
-    config.blocks.len() + usize::from(config.vsock.is_some())
+    config.blocks.len() + usize::from(config.vsock.is_some()) + usize::from(config.rng)
 }
 
 /// Makes the virtio devices of a configuration, in the order of their addresses.
@@ -183,6 +183,9 @@ pub(crate) fn open(config: &Config) -> Result<Vec<Box<dyn Device>>, Error> {
     }
     if let Some(vsock) = &config.vsock {
         devices.push(Box::new(Vsock::open(vsock)?));
+    }
+    if config.rng {
+        devices.push(Box::new(Rng::new()));
     }
     Ok(devices)
 }

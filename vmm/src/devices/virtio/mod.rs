@@ -13,6 +13,7 @@ mod block;
 mod chain;
 mod disk;
 mod queue;
+mod rng;
 mod transport;
 mod vsock;
 
@@ -24,6 +25,7 @@ use vm_memory::GuestMemoryMmap;
 pub(crate) use block::Block;
 pub use disk::BlockError;
 use queue::Virtqueue;
+pub(crate) use rng::Rng;
 pub(crate) use transport::Transport;
 pub(crate) use vsock::Vsock;
 pub use vsock::VsockError;
