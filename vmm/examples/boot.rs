@@ -81,7 +81,7 @@ fn boot() -> Result<(), Box<dyn Error>> {
         // SAFETY: `start` is valid for writing.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut start) };
         printer.before_ns = Some(start.tv_sec as u64 * 1_000_000_000 + start.tv_nsec as u64);
-        let vmm = Vmm::new(&arguments.config, Box::new(printer))?;
+        let mut vmm = Vmm::new(&arguments.config, Box::new(printer))?;
         eprintln!("guest RAM at {:x?}", vmm.guest_memory());
         let outcome = vmm.run()?;
         eprintln!("{:?}", outcome.end);

@@ -14,6 +14,9 @@ pub enum End {
     Halted,
     /// The embedder called [`Stopper::stop`](crate::Stopper::stop).
     Stopped,
+    /// The embedder called [`Stopper::pause`](crate::Stopper::pause): every vCPU stands between two
+    /// instructions, no thread of the VMM is left, and [`Vmm::run`](crate::Vmm::run) goes on.
+    Paused,
 }
 
 /// What [`Vmm::run`](crate::Vmm::run) reports once the guest has ended.

@@ -1,4 +1,4 @@
-//! Ending a running guest from another thread.
+//! Ending or pausing a running guest from another thread.
 //!
 //! `KVM_RUN` looks at `immediate_exit` in the vCPU's shared page before it enters the guest, and
 //! leaves the guest for a pending signal. Stopping sets the one and sends the other: whether the
@@ -6,10 +6,17 @@
 //! events can lose the request (Documentation/virt/kvm/api.rst, "immediate_exit").
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VcpuFd;
+
+use crate::End;
+
+/// Nobody asked for anything. The wishes are ordered: a stop outweighs a pause.
+const NOTHING: u8 = 0;
+const PAUSE: u8 = 1;
+const STOP: u8 = 2;
 
 /// Ends [`Vmm::run`](crate::Vmm::run); made by [`Vmm::stopper`](crate::Vmm::stopper).
 ///
@@ -23,7 +30,8 @@ pub struct Stopper {
 
 #[derive(Debug, Default)]
 struct Shared {
-    asked: AtomicBool,
+    /// `NOTHING`, `PAUSE` or `STOP`; changed under the lock of `targets`.
+    asked: AtomicU8,
     targets: Mutex<Vec<Target>>,
 }
 
@@ -46,14 +54,48 @@ impl Stopper {
 
     /// Asks the guest's threads to leave the guest for good. Returns at once.
     pub fn stop(&self) {
-        self.shared.asked.store(true, Ordering::SeqCst);
-        for target in self.lock().iter() {
+        self.ask(STOP);
+    }
+
+    /// Asks the guest's threads to leave the guest for now: `run` returns with
+    /// [`End::Paused`](crate::End::Paused), and goes on when it is called again. Returns at once.
+    ///
+    /// An [`Observer`](crate::Observer) may call it too: the vCPU then stands right behind the
+    /// instruction that was observed. After [`stop`](Stopper::stop) it does nothing.
+    pub fn pause(&self) {
+        self.ask(PAUSE);
+    }
+
+    fn ask(&self, wish: u8) {
+        let targets = self.lock();
+        self.shared.asked.fetch_max(wish, Ordering::SeqCst);
+        for target in targets.iter() {
             target.kick();
         }
     }
 
-    pub(crate) fn is_asked(&self) -> bool {
-        self.shared.asked.load(Ordering::SeqCst)
+    /// How a vCPU whose `KVM_RUN` was interrupted ends its run, if it is to.
+    pub(crate) fn asked(&self) -> Option<End> {
+        match self.shared.asked.load(Ordering::SeqCst) {
+            NOTHING => None,
+            PAUSE => Some(End::Paused),
+            _ => Some(End::Stopped),
+        }
+    }
+
+    /// Whether the guest is to end for good.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.asked() == Some(End::Stopped)
+    }
+
+    /// All vCPUs have left for a pause, or the guest has ended before it came to one: the next run
+    /// is not paused by it.
+    pub(crate) fn paused(&self) {
+        let _targets = self.lock();
+        let (expected, new) = (PAUSE, NOTHING);
+        // A stop stays.
+        let _ =
+            self.shared.asked.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Makes the calling thread the one to stop, as long as the returned value lives. The caller
@@ -65,8 +107,10 @@ impl Stopper {
         let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
         let target = Target { immediate_exit: immediate_exit.cast_const().cast(), process, thread };
         let mut targets = self.lock();
-        if self.is_asked() {
-            target.kick();
+        match self.asked() {
+            Some(_) => target.kick(),
+            // It may be set from the pause before.
+            None => target.calm(),
         }
         targets.push(target);
         drop(targets);
@@ -80,6 +124,12 @@ impl Stopper {
 }
 
 impl Target {
+    /// Lets `KVM_RUN` enter the guest.
+    fn calm(&self) {
+        // SAFETY: as in `kick`.
+        unsafe { &*self.immediate_exit }.store(0, Ordering::SeqCst);
+    }
+
     fn kick(&self) {
         // SAFETY: the page is mapped as long as this value is in its place. The kernel and other
         // threads access the byte concurrently, which an atomic allows.

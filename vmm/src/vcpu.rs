@@ -77,7 +77,7 @@ pub(crate) struct Machine<'a> {
     observer: Mutex<&'a mut dyn Observer>,
     stopper: &'a Stopper,
     /// No vCPU has left for the VMM yet.
-    fresh: AtomicBool,
+    fresh: &'a AtomicBool,
     /// How the guest ended, by the first vCPU that knew.
     end: Mutex<Option<End>>,
 }
@@ -89,9 +89,10 @@ impl<'a> Machine<'a> {
         devices: &'a Devices,
         observer: &'a mut dyn Observer,
         stopper: &'a Stopper,
+        fresh: &'a AtomicBool,
     ) -> Machine<'a> {
         let (observer, end) = (Mutex::new(observer), Mutex::new(None));
-        Machine { vm, ram, devices, observer, stopper, fresh: AtomicBool::new(true), end }
+        Machine { vm, ram, devices, observer, stopper, fresh, end }
     }
 
     /// Ends every vCPU if this part of the machine has failed.
@@ -102,8 +103,15 @@ impl<'a> Machine<'a> {
         result
     }
 
+    /// Ends every vCPU, unless the guest is only paused.
+    pub(crate) fn leave(&self) {
+        if *lock(&self.end) != Some(End::Paused) {
+            self.stop();
+        }
+    }
+
     /// Ends every vCPU.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         self.stopper.stop();
     }
 
@@ -115,12 +123,15 @@ impl<'a> Machine<'a> {
 
     fn ended(&self, end: End, at_ns: u64) {
         let mut slot = lock(&self.end);
-        if slot.is_none() {
+        // Another vCPU may end the guest while this one has only paused.
+        if matches!(*slot, None | Some(End::Paused)) && *slot != Some(end) {
             *slot = Some(end);
-            lock(&self.observer).edge(Edge::End, at_ns);
+            if end != End::Paused {
+                lock(&self.observer).edge(Edge::End, at_ns);
+            }
         }
         drop(slot);
-        if end != End::Stopped {
+        if !matches!(end, End::Stopped | End::Paused) {
             self.stop();
         }
     }
@@ -168,7 +179,7 @@ pub(crate) fn run(vcpu: &mut VcpuFd, machine: &Machine<'_>, boots: bool) -> Resu
     // From here on a stop cannot be missed.
     let running = machine.stopper.enter(vcpu).map_err(VcpuError::Signal)?;
     let mut entered_ns = now_ns();
-    if boots {
+    if boots && machine.fresh.load(Ordering::Relaxed) {
         lock(&machine.observer).edge(Edge::Enter, entered_ns);
     }
     let end = loop {
@@ -220,7 +231,7 @@ fn handle(
         }
         Ok(VcpuExit::MmioWrite(address, data)) => {
             exits.mmio_write += 1;
-            devices.mmio_write(vm, ram, address, data, || stopper.is_asked())?;
+            devices.mmio_write(vm, ram, address, data, || stopper.is_stopped())?;
             Ok(Next::Enter)
         }
         Ok(VcpuExit::MmioRead(address, data)) => {
@@ -231,7 +242,8 @@ fn handle(
         // EAGAIN: the vCPU was woken before it was started.
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             exits.interrupted += 1;
-            Ok(if stopper.is_asked() { Next::End(End::Stopped) } else { Next::Enter })
+            // KVM has completed the I/O of the exit before, and only then looked at the request.
+            Ok(stopper.asked().map_or(Next::Enter, Next::End))
         }
         other => {
             exits.other += 1;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
@@ -32,11 +33,14 @@ pub struct Vmm {
     observer: Box<dyn Observer>,
     stopper: Stopper,
     confined: bool,
+    /// No vCPU has left the guest for the VMM yet.
+    fresh: AtomicBool,
 }
 
 impl fmt::Debug for Vmm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vmm { vcpu, others, vm, ram, devices, reactor, observer: _, stopper, confined } = self;
+        let Vmm { vcpu, others, vm, ram, devices, reactor, observer: _, stopper, confined, fresh } =
+            self;
         formatter
             .debug_struct("Vmm")
             .field("vcpu", vcpu)
@@ -47,6 +51,7 @@ impl fmt::Debug for Vmm {
             .field("reactor", reactor)
             .field("stopper", stopper)
             .field("confined", confined)
+            .field("fresh", fresh)
             .finish_non_exhaustive()
     }
 }
@@ -100,6 +105,7 @@ impl Vmm {
             observer,
             stopper: Stopper::new(),
             confined: false,
+            fresh: AtomicBool::new(true),
         })
     }
 
@@ -128,19 +134,20 @@ impl Vmm {
     /// thread each, and so have devices to which the host speaks first. Nothing polls: while the
     /// guest is idle, all sleep in the kernel.
     ///
-    /// Everything the microVM had is gone when this returns.
+    /// After [`End::Paused`](crate::End::Paused) it may be called again, from any thread, and the
+    /// guest goes on where it was.
     ///
     /// # Errors
     ///
     /// [`Error::Vcpu`] if the guest cannot be run on, [`Error::Kvm`] if KVM refuses an interrupt,
     /// [`Error::Reactor`] if a thread cannot be started or the device thread cannot wait,
     /// [`Error::Confine`] if seccomp filters are asked for and the kernel has none.
-    pub fn run(mut self) -> Result<Outcome, Error> {
-        let Vmm { vcpu, others, vm, ram, devices, reactor, observer, stopper, confined } =
-            &mut self;
+    pub fn run(&mut self) -> Result<Outcome, Error> {
+        let Vmm { vcpu, others, vm, ram, devices, reactor, observer, stopper, confined, fresh } =
+            self;
         let (vm, ram, devices, confined) = (&*vm, &*ram, &*devices, *confined);
         let reactor = reactor.as_ref();
-        let machine = Machine::new(vm, ram, devices, &mut **observer, stopper);
+        let machine = Machine::new(vm, ram, devices, &mut **observer, stopper, fresh);
         let run = |vcpu: &mut VcpuFd, boots| {
             if confined {
                 confine::apply(Kind::Vcpu)?;
@@ -171,12 +178,13 @@ impl Vmm {
                 }
             });
             let own = machine.ending(started.and_then(|()| run(vcpu, true)));
-            machine.stop();
+            machine.leave();
             if let Some(reactor) = reactor {
                 reactor.end();
             }
             threads.join(own)
         });
+        stopper.paused();
         machine.outcome(result?)
     }
 }

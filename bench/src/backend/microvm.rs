@@ -248,6 +248,7 @@ fn run_vmm(
     }
     vmm.confine();
     let outcome = vmm.run()?;
+    drop(vmm);
     let exits: String =
         outcome.exits.iter().map(|(reason, count)| format!("{reason} {count}\n")).collect();
     send(now_ns(), record::EXITS, exits.as_bytes());

@@ -2,6 +2,7 @@
 //! hand-assembled instructions.
 
 mod guest;
+mod pause;
 
 use std::sync::mpsc;
 use std::thread;
@@ -186,7 +187,7 @@ fn test_stop_at_any_moment_is_never_lost() {
 
 fn stop_after(code: &[u8], delay: Duration) {
     let (vmm, recorder) = vmm(code, |_| {});
-    let vmm = vmm.unwrap();
+    let mut vmm = vmm.unwrap();
     let stopper = vmm.stopper();
     let guest = thread::spawn(move || vmm.run());
     thread::sleep(delay);
@@ -205,7 +206,7 @@ fn test_run_other_signals_do_not_end_it() {
         return;
     }
     let (vmm, recorder) = vmm(&[0xeb, 0xfe], |_| {});
-    let vmm = vmm.unwrap();
+    let mut vmm = vmm.unwrap();
     let stopper = vmm.stopper();
     let (sender, receiver) = mpsc::channel();
     let guest = thread::spawn(move || {
@@ -248,7 +249,7 @@ fn test_stop_before_run_returns_stopped() {
         return;
     }
     let (vmm, _) = vmm(&[0xeb, 0xfe], |_| {});
-    let vmm = vmm.unwrap();
+    let mut vmm = vmm.unwrap();
     vmm.stopper().stop();
     assert_eq!(vmm.run().unwrap().end, End::Stopped);
 }
@@ -264,7 +265,7 @@ fn test_launch_eight_portable_vcpus_runs_the_first() {
             config.cpu_profile = profile;
         });
         match vmm {
-            Ok(vmm) => assert_eq!(vmm.run().expect("an outcome").end, End::Reset),
+            Ok(mut vmm) => assert_eq!(vmm.run().expect("an outcome").end, End::Reset),
             // A host that lacks a part of the profile must say which.
             Err(Error::Cpu(CpuError::Missing { feature })) => {
                 assert!(profile == CpuProfile::Portable && !feature.is_empty());
@@ -310,7 +311,7 @@ fn test_run_four_vcpus_started_by_the_first_all_run() {
     let code = code(&[&copy, &x2apic, &init, &start, &wait, &RESET]);
     for _ in 0..20 {
         let (vmm, recorder) = vmm(&code, |config| config.vcpus = 4);
-        let vmm = vmm.expect("a VM");
+        let mut vmm = vmm.expect("a VM");
         let stopper = vmm.stopper();
         // A test that fails must not hang.
         let (done, ended) = mpsc::channel::<()>();
