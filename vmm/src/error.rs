@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use crate::{
-    BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, ReactorError, VcpuError,
-    VsockError,
+    BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, ReactorError,
+    SnapshotError, VcpuError, VsockError,
 };
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
@@ -29,6 +29,9 @@ pub enum Error {
     /// The vsock device cannot be made.
     #[error(transparent)]
     Vsock(#[from] VsockError),
+    /// A snapshot cannot be taken or restored.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

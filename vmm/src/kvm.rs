@@ -55,6 +55,16 @@ pub enum KvmError {
         /// The capability's name in the kernel's documentation.
         capability: &'static str,
     },
+    /// A register of a snapshot cannot be set.
+    #[error(
+        "KVM on this host does not take {value:#x} for the model-specific register {index:#x} of the snapshot: restore it on the kind of host it was taken on"
+    )]
+    Register {
+        /// Which.
+        index: u32,
+        /// Its value.
+        value: u64,
+    },
     /// A request failed.
     #[error(
         "KVM refused {request}: {error}; see the kernel's log (`dmesg | grep kvm`) and the limits on memory and descriptors (`ulimit -a`)"

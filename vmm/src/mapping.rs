@@ -15,7 +15,7 @@ const MADV_COLLAPSE: i32 = 25;
 /// See [`GUEST_RAM_NAME`](crate::GUEST_RAM_NAME).
 const NAME: &std::ffi::CStr = c"tare-guest-ram";
 
-/// An anonymous private mapping whose start is aligned to a large page.
+/// A private mapping whose start is aligned to a large page.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
@@ -56,6 +56,24 @@ impl Mapping {
             _ => libc::MADV_HUGEPAGE,
         }));
         Ok(mapping)
+    }
+
+    /// Maps `length` bytes of `file` copy-on-write, to be guest RAM.
+    pub(crate) fn of_file(file: &File, length: usize) -> io::Result<Mapping> {
+        let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
+        mapping.trim(length);
+        mapping.replace(file, Mapping::PROTECTION, libc::MAP_PRIVATE | libc::MAP_NORESERVE)?;
+        mapping.advise(None);
+        Ok(mapping)
+    }
+
+    /// Puts the start of a file in the place of all of a mapping that nobody has seen yet.
+    fn replace(&self, file: &File, protection: i32, flags: i32) -> io::Result<()> {
+        let start = self.start.as_ptr().cast();
+        let flags = flags | libc::MAP_FIXED;
+        // SAFETY: replaces a mapping that is ours, and nothing refers into it.
+        let at = unsafe { libc::mmap(start, self.length, protection, flags, file.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Allocates every page (Linux 5.14 and later).
@@ -154,20 +172,7 @@ impl View {
         let length = bytes.next_multiple_of(HUGE_PAGE_BYTES);
         let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
         mapping.trim(length);
-        // SAFETY: replaces all of a mapping that is ours and that nobody has seen.
-        let at = unsafe {
-            libc::mmap(
-                mapping.start().cast(),
-                length,
-                libc::PROT_READ,
-                libc::MAP_SHARED | libc::MAP_FIXED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        mapping.replace(file, libc::PROT_READ, libc::MAP_SHARED)?;
         Ok(View { mapping })
     }
 

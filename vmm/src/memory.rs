@@ -1,5 +1,6 @@
 //! Guest RAM: one anonymous mapping, in large pages where the host has them.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegio
 use crate::boot::{Image, Piece};
 use crate::layout::{HOLE_END, HOLE_START};
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
+use crate::snapshot::Extent;
 use crate::{KvmError, Pages};
 
 /// The least RAM a guest may have: 16 MiB.
@@ -102,6 +104,8 @@ pub(crate) struct GuestRam {
     // Declared before `mapping`, so that nothing refers to the mapping when it goes.
     memory: GuestMemoryMmap,
     mapping: Mapping,
+    /// What it had from the start, of the file it was mapped from.
+    base: Vec<Extent>,
 }
 
 impl GuestRam {
@@ -115,6 +119,23 @@ impl GuestRam {
         if prefault {
             mapping.populate().map_err(|error| MemoryError::Prefault { bytes, error })?;
         }
+        GuestRam::lay_out(mapping, bytes, Vec::new())
+    }
+
+    /// Maps `bytes` of `file` so that what is written stays with this guest: pages come as they are
+    /// used, and all guests of one file share those that none of them has changed. `base` says where the file is not zero.
+    pub(crate) fn from_file(
+        bytes: u64,
+        file: &File,
+        base: Vec<Extent>,
+    ) -> Result<GuestRam, MemoryError> {
+        check_size(bytes, Pages::Small)?;
+        let mapping = Mapping::of_file(file, bytes as usize)
+            .map_err(|error| MemoryError::Map { bytes, error })?;
+        GuestRam::lay_out(mapping, bytes, base)
+    }
+
+    fn lay_out(mapping: Mapping, bytes: u64, base: Vec<Extent>) -> Result<GuestRam, MemoryError> {
         let layout = |reason: String| MemoryError::Layout { bytes, reason };
         let mut regions = Vec::with_capacity(2);
         for (start, offset, length) in ranges(bytes) {
@@ -136,7 +157,7 @@ impl GuestRam {
         }
         let memory =
             GuestMemoryMmap::from_regions(regions).map_err(|error| layout(error.to_string()))?;
-        Ok(GuestRam { memory, mapping })
+        Ok(GuestRam { memory, mapping, base })
     }
 
     /// Gives the RAM to a VM, a slot for each range. The VM must not run after `self` is gone.
@@ -171,6 +192,19 @@ impl GuestRam {
     pub(crate) fn host_range(&self) -> Range<usize> {
         let start = self.mapping.start() as usize;
         start..start + self.mapping.bytes()
+    }
+
+    /// What it had from the start.
+    pub(crate) fn base(&self) -> &[Extent] {
+        &self.base
+    }
+
+    /// What is at `offset` of the RAM without its hole, while no guest runs.
+    pub(crate) fn host_bytes(&self, offset: usize, bytes: usize) -> Option<&[u8]> {
+        offset.checked_add(bytes).filter(|&end| end <= self.mapping.bytes())?;
+        // SAFETY: the range lies within the mapping. No vCPU and no device runs, so nobody writes;
+        // this crate's only writers beside them take `&self` on this very thread.
+        Some(unsafe { std::slice::from_raw_parts(self.mapping.start().add(offset), bytes) })
     }
 
     /// Copies `bytes` to guest-physical `address`; an error if that is not all RAM.

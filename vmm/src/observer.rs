@@ -29,4 +29,8 @@ pub trait Observer: Send {
     /// carry many bytes where KVM passes string I/O on whole, or a single one where it does not
     /// (Linux's instruction emulator exits for each element of `rep outs`).
     fn serial(&mut self, at_ns: u64, bytes: &[u8]);
+
+    /// The guest wrote to the renewal port (0xE00): it is where it can go on anew. An embedder that
+    /// wants a snapshot calls [`Stopper::pause`](crate::Stopper::pause) here.
+    fn parked(&mut self, _at_ns: u64) {}
 }

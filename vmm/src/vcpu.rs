@@ -222,6 +222,10 @@ fn handle(
             Ok(match devices.port_write(vm, port, data)? {
                 PortWrite::Reset => Next::End(End::Reset),
                 PortWrite::Done => Next::Enter,
+                PortWrite::Parked => {
+                    lock(observer).parked(at_ns);
+                    Next::Enter
+                }
             })
         }
         Ok(VcpuExit::IoIn(port, data)) => {

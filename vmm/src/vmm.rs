@@ -1,24 +1,27 @@
 //! A microVM from its parts.
 
 use std::fmt;
+use std::iter;
+use std::mem;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
 use crate::devices::{self, Devices};
-use crate::layout::{IDENTITY_MAP, TSS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
 use crate::reactor::{Reactor, ReactorError};
+use crate::snapshot::misfit;
 use crate::stopper::Stopper;
 use crate::vcpu::{Account, Machine};
-use crate::{Config, Error, KvmError, Outcome, Prepared, cpu, kvm, vcpu};
+use crate::{
+    Capture, Captured, Config, Error, Outcome, Prepared, Snapshot, controllers, cpu, kvm, vcpu,
+};
 
 /// A microVM that is ready to run.
 pub struct Vmm {
@@ -35,12 +38,25 @@ pub struct Vmm {
     confined: bool,
     /// No vCPU has left the guest for the VMM yet.
     fresh: AtomicBool,
+    /// It comes from a snapshot, and devices have not gone on yet.
+    suspended: bool,
 }
 
 impl fmt::Debug for Vmm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Vmm { vcpu, others, vm, ram, devices, reactor, observer: _, stopper, confined, fresh } =
-            self;
+        let Vmm {
+            vcpu,
+            others,
+            vm,
+            ram,
+            devices,
+            reactor,
+            observer: _,
+            stopper,
+            confined,
+            fresh,
+            suspended,
+        } = self;
         formatter
             .debug_struct("Vmm")
             .field("vcpu", vcpu)
@@ -52,6 +68,7 @@ impl fmt::Debug for Vmm {
             .field("stopper", stopper)
             .field("confined", confined)
             .field("fresh", fresh)
+            .field("suspended", suspended)
             .finish_non_exhaustive()
     }
 }
@@ -83,13 +100,13 @@ impl Vmm {
         // Memory before controllers: these register on KVM's buses, after which a change of memory
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
-        add_controllers(&vm)?;
+        controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
         for index in 1..config.vcpus {
             others.push(cpu::create(&vm, index, identity)?);
         }
-        let devices = Devices::new(virtio.into_iter().zip(irqs.iter().copied()));
+        let devices = Devices::new(config, virtio.into_iter().zip(irqs.iter().copied()));
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         ram.fill(image)?;
@@ -106,7 +123,83 @@ impl Vmm {
             stopper: Stopper::new(),
             confined: false,
             fresh: AtomicBool::new(true),
+            suspended: false,
         })
+    }
+
+    /// Makes a guest that goes on where `snapshot` was taken, of the configuration that it was
+    /// opened with. [`Edge::Created`] and [`Edge::Loaded`] are observed on the way.
+    ///
+    /// To the guest no time has passed. What it must renew — its random numbers, its wall clock, its
+    /// address — it finds at the renewal port (0xE00): see [`Observer::parked`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`launch`](Vmm::launch), and [`Error::Snapshot`] for a device that cannot be in the
+    /// state that the snapshot has.
+    pub fn restore(
+        prepared: &Prepared,
+        snapshot: &Snapshot,
+        mut observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
+        let Prepared { config, image: _, identity } = prepared;
+        let virtio = devices::open(config)?;
+        let irqs = interrupt_lines(virtio.len())?;
+        let ram = snapshot.map()?;
+        let host = kvm::open()?;
+        let vm = kvm::create_vm(&host)?;
+        ram.attach(&vm)?;
+        controllers::add(&vm)?;
+        let vcpu = cpu::create(&vm, 0, identity)?;
+        let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
+        for index in 1..config.vcpus {
+            others.push(cpu::create(&vm, index, identity)?);
+        }
+        let virtio = virtio.into_iter().zip(irqs.iter().copied());
+        let devices = Devices::restored(config, virtio, &snapshot.devices, &ram).map_err(misfit)?;
+        let reactor = Reactor::new(&vm, &devices)?;
+        observer.edge(Edge::Created, now_ns());
+        snapshot.controllers.give(&vm)?;
+        for (vcpu, saved) in iter::once(&vcpu).chain(&others).zip(&snapshot.vcpus) {
+            saved.give(vcpu)?;
+        }
+        snapshot.controllers.give_clock(&vm)?;
+        observer.edge(Edge::Loaded, now_ns());
+        Ok(Vmm {
+            vcpu,
+            others,
+            vm,
+            ram,
+            devices,
+            reactor,
+            observer,
+            stopper: Stopper::new(),
+            confined: false,
+            fresh: AtomicBool::new(true),
+            suspended: true,
+        })
+    }
+
+    /// Takes a snapshot of a guest that is paused ([`End::Paused`](crate::End::Paused)) or has not
+    /// run yet. It can be run on. `prepared` is what it was launched or restored with.
+    ///
+    /// Nothing is written to its disks that the guest has not written, and what a disk's file has
+    /// in the host's cache stays there. A thread that is [confined](Vmm::confine) may not do
+    /// this: run the guest on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kvm`] where KVM does not give the state, [`Error::Snapshot`] where it cannot be
+    /// written.
+    pub fn snapshot(&mut self, prepared: &Prepared, capture: &Capture) -> Result<Captured, Error> {
+        let Vmm { vcpu, others, vm, ram, devices, .. } = self;
+        let devices = devices.save(vm, ram)?;
+        let msrs = prepared.identity.msrs();
+        let vcpus = iter::once(&*vcpu).chain(&*others);
+        let vcpus: Vec<_> =
+            vcpus.map(|vcpu| cpu::Saved::of(vm, vcpu, msrs)).collect::<Result<_, _>>()?;
+        let controllers = controllers::Saved::of(vm)?;
+        capture.write(prepared, &vcpus, &controllers, &devices, ram)
     }
 
     /// Something to end [`run`](Vmm::run) with from another thread.
@@ -143,10 +236,24 @@ impl Vmm {
     /// [`Error::Reactor`] if a thread cannot be started or the device thread cannot wait,
     /// [`Error::Confine`] if seccomp filters are asked for and the kernel has none.
     pub fn run(&mut self) -> Result<Outcome, Error> {
-        let Vmm { vcpu, others, vm, ram, devices, reactor, observer, stopper, confined, fresh } =
-            self;
+        let Vmm {
+            vcpu,
+            others,
+            vm,
+            ram,
+            devices,
+            reactor,
+            observer,
+            stopper,
+            confined,
+            fresh,
+            suspended,
+        } = self;
         let (vm, ram, devices, confined) = (&*vm, &*ram, &*devices, *confined);
         let reactor = reactor.as_ref();
+        if mem::take(suspended) {
+            devices.resume(vm, ram)?;
+        }
         let machine = Machine::new(vm, ram, devices, &mut **observer, stopper, fresh);
         let run = |vcpu: &mut VcpuFd, boots| {
             if confined {
@@ -223,15 +330,4 @@ fn spawn<'scope, T: Send + 'scope>(
 ) -> Result<ScopedJoinHandle<'scope, T>, Error> {
     let started = thread::Builder::new().name(name).spawn_scoped(scope, body);
     Ok(started.map_err(ReactorError::on("start a thread"))?)
-}
-
-/// The 8259 pair, I/O APIC and local APIC, and the 8254 timer, all in the kernel. The speaker port
-/// is the timer's too (`KVM_PIT_SPEAKER_DUMMY`): Linux calibrates by it.
-fn add_controllers(vm: &VmFd) -> Result<(), KvmError> {
-    vm.set_identity_map_address(IDENTITY_MAP)
-        .map_err(KvmError::request("KVM_SET_IDENTITY_MAP_ADDR"))?;
-    vm.set_tss_address(TSS as usize).map_err(KvmError::request("KVM_SET_TSS_ADDR"))?;
-    vm.create_irq_chip().map_err(KvmError::request("KVM_CREATE_IRQCHIP"))?;
-    let timer = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(timer).map_err(KvmError::request("KVM_CREATE_PIT2"))
 }

@@ -2,11 +2,14 @@
 
 mod cpuid;
 mod portable;
+mod saved;
 mod state;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
+
+pub(crate) use saved::Saved;
 
 use crate::boot::Entry;
 use crate::{Error, KvmError};
@@ -60,6 +63,8 @@ pub(crate) fn check_count(count: u8) -> Result<(), CpuError> {
 #[derive(Debug)]
 pub(crate) struct Identity {
     of_vcpus: Vec<CpuId>,
+    /// The model-specific registers that make up a vCPU's state.
+    msrs: Vec<u32>,
 }
 
 impl Identity {
@@ -79,7 +84,18 @@ impl Identity {
         let of_vcpus = (0..count).map(|index| {
             cpuid::of_vcpu(&entries, deadline_timer, index, count).ok_or_else(too_many_entries)
         });
-        Ok(Identity { of_vcpus: of_vcpus.collect::<Result<_, _>>()? })
+        let of_vcpus = of_vcpus.collect::<Result<_, _>>()?;
+        Ok(Identity { of_vcpus, msrs: saved::msr_indices(kvm)? })
+    }
+
+    /// What a vCPU says.
+    pub(crate) fn entries(&self, index: usize) -> &[kvm_cpuid_entry2] {
+        self.of_vcpus.get(index).map_or(&[], CpuId::as_slice)
+    }
+
+    /// The registers that a snapshot has of each vCPU.
+    pub(crate) fn msrs(&self) -> &[u32] {
+        &self.msrs
     }
 }
 

@@ -20,6 +20,16 @@ impl Line {
         Line { irq, high: false }
     }
 
+    /// Whether it is high.
+    pub(crate) fn is_high(&self) -> bool {
+        self.high
+    }
+
+    /// Takes the level that KVM has from a snapshot.
+    pub(crate) fn restore(&mut self, high: bool) {
+        self.high = high;
+    }
+
     /// Sets the level. The 8259 takes a rising edge, the I/O APIC what the guest programmed;
     /// holding the line until the device's cause is gone satisfies both.
     pub(crate) fn set(&mut self, vm: &VmFd, high: bool) -> Result<(), KvmError> {

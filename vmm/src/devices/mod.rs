@@ -5,6 +5,8 @@
 
 mod i8042;
 mod line;
+mod renewal;
+mod saved;
 mod serial;
 mod virtio;
 
@@ -14,13 +16,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
-pub(crate) use virtio::{Block, Device, Notify, Rng, Transport, Vsock};
+pub(crate) use saved::Saved;
+pub(crate) use virtio::{Block, Device, Notify, Rng, SavedTransport, Transport, Vsock};
 pub use virtio::{BlockError, VsockError};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
 use crate::{Config, Error, KvmError};
 use i8042::I8042;
+use renewal::Renewal;
 use serial::Serial;
 
 /// What a port write means beyond the device it went to.
@@ -30,6 +34,8 @@ pub(crate) enum PortWrite {
     Done,
     /// The guest asked for a reset.
     Reset,
+    /// The guest is where it can go on anew.
+    Parked,
 }
 
 /// Every device that the VMM itself answers for. Each has a lock of its own: several vCPUs and the
@@ -37,18 +43,76 @@ pub(crate) enum PortWrite {
 #[derive(Debug)]
 pub(crate) struct Devices {
     serial: Mutex<(Serial, Line)>,
+    renewal: Mutex<Renewal>,
     virtio: Vec<Mutex<(Transport, Line)>>,
 }
 
 impl Devices {
-    /// COM1, the keyboard controller, and `virtio` with an interrupt line each.
-    pub(crate) fn new(virtio: impl Iterator<Item = (Box<dyn Device>, u32)>) -> Devices {
+    /// COM1, the keyboard controller, the renewal port, and `virtio` with an interrupt line each.
+    pub(crate) fn new(
+        config: &Config,
+        virtio: impl Iterator<Item = (Box<dyn Device>, u32)>,
+    ) -> Devices {
         Devices {
             serial: Mutex::new((Serial::default(), Line::new(SERIAL_IRQ))),
+            renewal: Mutex::new(renewal(config)),
             virtio: virtio
                 .map(|(device, irq)| Mutex::new((Transport::new(device), Line::new(irq))))
                 .collect(),
         }
+    }
+
+    /// Devices in the state of a snapshot. KVM has the levels of their lines already.
+    ///
+    /// # Errors
+    ///
+    /// The number of a device that cannot be in its state.
+    pub(crate) fn restored(
+        config: &Config,
+        virtio: impl Iterator<Item = (Box<dyn Device>, u32)>,
+        saved: &Saved,
+        ram: &GuestRam,
+    ) -> Result<Devices, usize> {
+        let line = |irq, level| {
+            let mut line = Line::new(irq);
+            line.restore(level);
+            line
+        };
+        let virtio = virtio.zip(&saved.virtio).enumerate();
+        let virtio = virtio.map(|(index, ((device, irq), (saved, level)))| {
+            let transport = Transport::restored(device, saved, ram.memory());
+            let transport = transport.ok_or(index)?;
+            Ok::<_, usize>(Mutex::new((transport, line(irq, *level))))
+        });
+        let (serial, level) = saved.serial;
+        Ok(Devices {
+            serial: Mutex::new((Serial::restored(serial), line(SERIAL_IRQ, level))),
+            renewal: Mutex::new(renewal(config)),
+            virtio: virtio.collect::<Result<Vec<_>, usize>>()?,
+        })
+    }
+
+    /// Has every device finish what it has begun, and takes their state.
+    pub(crate) fn save(&self, vm: &VmFd, ram: &GuestRam) -> Result<Saved, KvmError> {
+        let mut virtio = Vec::with_capacity(self.virtio.len());
+        for slot in &self.virtio {
+            let (transport, line) = &mut *lock(slot);
+            transport.settle(ram.memory());
+            line.set(vm, transport.interrupts())?;
+            virtio.push((transport.save(), line.is_high()));
+        }
+        let (serial, line) = &*lock(&self.serial);
+        Ok(Saved { serial: (serial.save(), line.is_high()), virtio })
+    }
+
+    /// Serves what drivers had asked for when the snapshot was taken.
+    pub(crate) fn resume(&self, vm: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
+        for slot in &self.virtio {
+            let (transport, line) = &mut *lock(slot);
+            transport.resume(ram.memory());
+            line.set(vm, transport.interrupts())?;
+        }
+        Ok(())
     }
 
     /// Whether a write to `port` now is serial output. The caller stamps it before all else.
@@ -75,6 +139,10 @@ impl Devices {
                 line.set(vm, serial.interrupts())?;
                 Ok(PortWrite::Done)
             }
+            renewal::PORT => {
+                lock(&self.renewal).rewind();
+                Ok(PortWrite::Parked)
+            }
             i8042::COMMAND if I8042::is_reset(data) => Ok(PortWrite::Reset),
             _ => Ok(PortWrite::Done),
         }
@@ -88,6 +156,10 @@ impl Devices {
                 let (serial, line) = &mut *lock(&self.serial);
                 *value = serial.read(port - serial::DATA);
                 line.set(vm, serial.interrupts())
+            }
+            (renewal::PORT, data) => {
+                lock(&self.renewal).read(data);
+                Ok(())
             }
             (i8042::COMMAND, [value]) => {
                 *value = I8042::STATUS;
@@ -164,6 +236,10 @@ impl Devices {
         let index = usize::try_from(from / VIRTIO_MMIO_STRIDE).ok()?;
         Some((from % VIRTIO_MMIO_STRIDE, self.virtio.get(index)?))
     }
+}
+
+fn renewal(config: &Config) -> Renewal {
+    Renewal::new(config.vsock.as_ref().map_or(0, |vsock| vsock.guest_cid))
 }
 
 /// How many virtio devices a configuration asks for.

@@ -31,6 +31,9 @@ const STATUS_EMPTY: u8 = 0x60;
 /// Carrier, data set ready, clear to send: somebody listens.
 const MODEM_PRESENT: u8 = 0xb0;
 
+/// How many bytes a saved port has.
+pub(super) const SAVED_BYTES: usize = 8;
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Serial {
@@ -45,6 +48,43 @@ pub(super) struct Serial {
 }
 
 impl Serial {
+    /// Its registers, for a snapshot.
+    pub(super) fn save(&self) -> [u8; SAVED_BYTES] {
+        [
+            self.divisor[0],
+            self.divisor[1],
+            self.interrupt_enable,
+            self.fifo_control,
+            self.line_control,
+            self.modem_control,
+            self.scratch,
+            self.empty_pending.into(),
+        ]
+    }
+
+    /// A port with the registers of a snapshot, of which any values will do.
+    pub(super) fn restored(saved: [u8; SAVED_BYTES]) -> Serial {
+        let [
+            low,
+            high,
+            interrupt_enable,
+            fifo_control,
+            line_control,
+            modem_control,
+            scratch,
+            pending,
+        ] = saved;
+        Serial {
+            divisor: [low, high],
+            interrupt_enable: interrupt_enable & ENABLE_ALL,
+            fifo_control,
+            line_control,
+            modem_control: modem_control & MODEM_ALL,
+            scratch,
+            empty_pending: pending != 0,
+        }
+    }
+
     /// Whether a write to the data register is output now: it is not while it reaches the divisor
     /// or while the port talks to itself.
     pub(super) fn transmits(&self) -> bool {
@@ -155,6 +195,21 @@ mod tests {
         assert!(serial.interrupts());
         serial.write(INTERRUPT_ENABLE, 0);
         assert!(!serial.interrupts());
+    }
+
+    #[test]
+    fn test_restored_is_what_was_saved() {
+        let mut serial = Serial::default();
+        serial.write(SCRATCH, 7);
+        serial.write(LINE_CONTROL, 3);
+        serial.write(MODEM_CONTROL, 0x0b);
+        serial.write(INTERRUPT_ENABLE, ENABLE_TRANSMIT_EMPTY);
+        serial.transmitted();
+        let mut other = Serial::restored(serial.save());
+        assert_eq!(other.save(), serial.save());
+        assert!(other.interrupts());
+        assert_eq!((other.read(SCRATCH), other.read(LINE_CONTROL)), (7, 3));
+        assert_eq!(Serial::restored([0xff; SAVED_BYTES]).modem_control, MODEM_ALL);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod guest;
 mod pause;
+mod snapshot;
 
 use std::sync::mpsc;
 use std::thread;

@@ -26,7 +26,7 @@ pub(crate) use block::Block;
 pub use disk::BlockError;
 use queue::Virtqueue;
 pub(crate) use rng::Rng;
-pub(crate) use transport::Transport;
+pub(crate) use transport::{SavedTransport, Transport};
 pub(crate) use vsock::Vsock;
 pub use vsock::VsockError;
 
@@ -87,6 +87,20 @@ pub(crate) trait Device: fmt::Debug + Send {
     fn source(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Finishes what it has begun and does not begin anything: a snapshot is taken. A device that
+    /// never leaves anything between two calls has nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// As for `notified`.
+    fn settle(&mut self, _queues: &mut Queues<'_>) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    /// The guest goes on from a snapshot, perhaps one of many that do: what tied it to where it was
+    /// is gone. Follows `negotiated`.
+    fn restored(&mut self) {}
 
     /// The source is readable, or the driver has just become ready. Queues may not be.
     ///

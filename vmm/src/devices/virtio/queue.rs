@@ -6,8 +6,9 @@
 use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Broken;
 use super::chain::Buffers;
@@ -18,6 +19,19 @@ pub(crate) struct Virtqueue {
     queue: Queue,
     /// Something has been used since the driver was last interrupted.
     used: bool,
+}
+
+/// A queue in a snapshot.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct SavedQueue {
+    table: u64,
+    available_ring: u64,
+    used_ring: u64,
+    size: u16,
+    next_available: u16,
+    next_used: u16,
+    ready: u16,
 }
 
 impl Virtqueue {
@@ -146,6 +160,43 @@ impl Virtqueue {
             return Err(Broken::Rings);
         }
         Ok(())
+    }
+
+    /// Its state, for a snapshot. The driver has been told of all that was used.
+    pub(super) fn save(&self) -> SavedQueue {
+        let state = self.queue.state();
+        SavedQueue {
+            table: state.desc_table,
+            available_ring: state.avail_ring,
+            used_ring: state.used_ring,
+            size: state.size,
+            next_available: state.next_avail,
+            next_used: state.next_used,
+            ready: state.ready.into(),
+        }
+    }
+
+    /// A queue of at most `size_max` descriptors in a state of a snapshot; `None` if it cannot be
+    /// in that state.
+    pub(super) fn restored(
+        saved: &SavedQueue,
+        size_max: u16,
+        event_index: bool,
+        memory: &GuestMemoryMmap,
+    ) -> Option<Virtqueue> {
+        let state = QueueState {
+            max_size: size_max,
+            next_avail: saved.next_available,
+            next_used: saved.next_used,
+            event_idx_enabled: event_index,
+            size: saved.size,
+            ready: saved.ready != 0,
+            desc_table: saved.table,
+            avail_ring: saved.available_ring,
+            used_ring: saved.used_ring,
+        };
+        let queue = Queue::try_from(state).ok()?;
+        (!queue.ready() || queue.is_valid(memory)).then_some(Virtqueue { queue, used: false })
     }
 
     /// As new.

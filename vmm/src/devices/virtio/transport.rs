@@ -1,5 +1,7 @@
 //! The MMIO transport, register by register (section 4.2.2).
 
+mod saved;
+
 use std::os::fd::BorrowedFd;
 
 use virtio_bindings::virtio_config as config;
@@ -8,6 +10,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::GuestMemoryMmap;
 
 use super::{Broken, Device, Notify, Queues, Virtqueue};
+pub(crate) use saved::SavedTransport;
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;

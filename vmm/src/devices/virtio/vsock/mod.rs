@@ -113,26 +113,6 @@ impl Vsock {
         })
     }
 
-    /// Gives a guest that goes on elsewhere than it began its new CID: every connection is gone,
-    /// and the driver is told to read the CID again (section 5.10.6.6).
-    ///
-    /// # Errors
-    ///
-    /// A CID that cannot be.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a microVM that is restored"))]
-    pub(crate) fn move_to(&mut self, guest_cid: u32) -> Result<(), VsockError> {
-        check_cid(guest_cid)?;
-        self.guest_cid = guest_cid.into();
-        self.config = self.guest_cid.to_le_bytes();
-        self.connections.clear();
-        self.resets.clear();
-        self.transport_reset = true;
-        if self.live {
-            self.wake();
-        }
-        Ok(())
-    }
-
     fn wake(&self) {
         // It fails only if 2^64 - 2 are unread: then it is awake.
         let _ = self.again.write(1);
@@ -420,6 +400,12 @@ impl Device for Vsock {
     fn features(&self) -> u64 {
         // Streams are there without a feature (section 5.10.3).
         0
+    }
+
+    /// The guest may have a new CID here, and every connection is gone: the driver is told to read
+    /// the one and forget the other (section 5.10.6.6).
+    fn restored(&mut self) {
+        self.transport_reset = true;
     }
 
     fn negotiated(&mut self, features: u64) {

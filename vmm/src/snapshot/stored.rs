@@ -1,0 +1,198 @@
+//! A snapshot that can be restored.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use kvm_bindings::kvm_cpuid_entry2;
+use sha2::{Digest, Sha256};
+
+use super::pages::{Extent, Pages};
+use super::{FormatError, Guest, Kind, MEMORY, STATE, Sections, SnapshotError};
+use crate::memory::GuestRam;
+use crate::{Error, MemoryError, Prepared, controllers, cpu, devices};
+
+/// The largest state that is read: far more than any guest's.
+const STATE_MAX_BYTES: u64 = 64 << 20;
+
+/// A snapshot, read and checked, to be restored as often as wanted
+/// ([`Vmm::restore`](crate::Vmm::restore)).
+///
+/// A process that closes what it does not need must keep the descriptor that [`AsFd`] shows.
+pub struct Snapshot {
+    pub(crate) vcpus: Vec<cpu::Saved>,
+    pub(crate) controllers: controllers::Saved,
+    pub(crate) devices: devices::Saved,
+    pages: Pages,
+    memory: File,
+    memory_bytes: u64,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Snapshot")
+            .field("vcpus", &self.vcpus.len())
+            .field("memory_bytes", &self.memory_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// The guest that a configuration makes.
+    pub(super) fn of(prepared: &Prepared) -> Result<Guest, SnapshotError> {
+        let image = prepared.image.view().map_err(SnapshotError::Write)?;
+        Ok(Guest {
+            memory_bytes: prepared.config.memory_bytes,
+            vcpus: prepared.config.vcpus.into(),
+            virtio_devices: devices::count(&prepared.config) as u32,
+            image: Sha256::digest(image.bytes()).into(),
+        })
+    }
+}
+
+impl Snapshot {
+    /// Reads a snapshot, checks that it is whole — its memory too — and that it is of the
+    /// machine that `prepared` describes.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::File`], [`SnapshotError::Bad`] and [`SnapshotError::Different`].
+    pub fn open(directory: &Path, prepared: &Prepared) -> Result<Snapshot, SnapshotError> {
+        let path = directory.join(STATE);
+        let bad = |error: FormatError| SnapshotError::Bad {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        let size = fs::metadata(&path).map_err(SnapshotError::file("find", &path))?.len();
+        if size > STATE_MAX_BYTES {
+            return Err(bad(FormatError::Length));
+        }
+        let state = fs::read(&path).map_err(SnapshotError::file("read", &path))?;
+        let sections = Sections::parse(state).map_err(bad)?;
+        let guest = compare(directory, &sections, prepared, bad)?;
+        let vcpus = 0..guest.vcpus as usize;
+        let vcpus = vcpus.map(|index| cpu::Saved::read(&sections, index).map_err(bad));
+        let pages = Pages {
+            extents: sections.values::<Extent>(Kind::Memory, 1).map_err(bad)?,
+            checksum: sections.value(Kind::Memory, 0).map_err(bad)?,
+        };
+        let devices = devices::Saved::read(&sections, guest.virtio_devices as usize);
+        let memory = open_memory(&directory.join(MEMORY), guest.memory_bytes, &pages)?;
+        Ok(Snapshot {
+            vcpus: vcpus.collect::<Result<_, _>>()?,
+            controllers: controllers::Saved::read(&sections).map_err(bad)?,
+            devices: devices.map_err(bad)?,
+            pages,
+            memory,
+            memory_bytes: guest.memory_bytes,
+        })
+    }
+
+    /// Maps its memory for one more guest.
+    pub(crate) fn map(&self) -> Result<GuestRam, MemoryError> {
+        GuestRam::from_file(self.memory_bytes, &self.memory, self.pages.extents.clone())
+    }
+}
+
+impl AsFd for Snapshot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+/// Whether a snapshot is of the machine that is asked for.
+fn compare(
+    directory: &Path,
+    sections: &Sections,
+    prepared: &Prepared,
+    bad: impl Fn(FormatError) -> SnapshotError,
+) -> Result<Guest, SnapshotError> {
+    let then: Guest = sections.value(Kind::Guest, 0).map_err(&bad)?;
+    let now = Guest::of(prepared)?;
+    let different = |what: &str, then: String, now: String| SnapshotError::Different {
+        path: directory.to_owned(),
+        what: what.to_owned(),
+        then,
+        now,
+    };
+    let check = |what: &str, then: u64, now: u64| {
+        if then == now { Ok(()) } else { Err(different(what, then.to_string(), now.to_string())) }
+    };
+    check("guest memory in bytes", then.memory_bytes, now.memory_bytes)?;
+    check("the number of vCPUs", then.vcpus.into(), now.vcpus.into())?;
+    check("the number of virtio devices", then.virtio_devices.into(), now.virtio_devices.into())?;
+    if then.image != now.image {
+        let short = |digest: [u8; 32]| {
+            digest[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let what = "the digest of kernel, initramfs and command line";
+        return Err(different(what, short(then.image), short(now.image)));
+    }
+    for index in 0..now.vcpus as usize {
+        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
+        let now = prepared.identity.entries(index);
+        if let Some(leaf) = differing_leaf(&then, now) {
+            let what = format!("CPUID leaf {:#x} ({}) of vCPU {index}", leaf.0, leaf.1);
+            let show = |entries: &[kvm_cpuid_entry2]| {
+                let mut entries = entries.iter();
+                let found = entries.find(|entry| (entry.function, entry.index) == leaf);
+                found.map_or("absent".to_owned(), |entry| {
+                    let kvm_cpuid_entry2 { eax, ebx, ecx, edx, .. } = entry;
+                    format!("{eax:08x} {ebx:08x} {ecx:08x} {edx:08x}")
+                })
+            };
+            return Err(different(&what, show(&then), show(now)));
+        }
+    }
+    Ok(now)
+}
+
+/// The first leaf in which two vCPUs differ.
+fn differing_leaf(then: &[kvm_cpuid_entry2], now: &[kvm_cpuid_entry2]) -> Option<(u32, u32)> {
+    let differs = |a: &&kvm_cpuid_entry2, b: &[kvm_cpuid_entry2]| !b.contains(a);
+    let lost = then.iter().find(|entry| differs(entry, now));
+    let gained = now.iter().find(|entry| differs(entry, then));
+    lost.or(gained).map(|entry| (entry.function, entry.index))
+}
+
+fn open_memory(path: &Path, bytes: u64, pages: &Pages) -> Result<File, SnapshotError> {
+    let bad =
+        |reason: &str| SnapshotError::Bad { path: path.to_owned(), reason: reason.to_owned() };
+    let memory = File::open(path).map_err(SnapshotError::file("open", path))?;
+    let size = memory.metadata().map_err(SnapshotError::file("find", path))?.len();
+    if size != bytes {
+        return Err(bad(&format!("it has {size} bytes, the guest's memory {bytes}")));
+    }
+    if !pages.fits(bytes) {
+        return Err(bad("the list of its pages in `state` cannot be"));
+    }
+    let found = pages.checksum_of(&memory).map_err(SnapshotError::file("read", path))?;
+    if found != pages.checksum {
+        return Err(bad("its checksum is wrong: it was damaged or written to"));
+    }
+    Ok(memory)
+}
+
+/// A device cannot be in the state that the snapshot has for it.
+pub(crate) fn misfit(device: usize) -> Error {
+    let reason = format!(
+        "virtio device {device} is of another kind than here, or in a state that it cannot have; give the same devices in the same order"
+    );
+    SnapshotError::Bad { path: STATE.into(), reason }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_differing_leaf_is_found_whoever_has_it() {
+        let leaf = |function, eax| kvm_cpuid_entry2 { function, eax, ..Default::default() };
+        let host = [leaf(0, 1), leaf(1, 2), leaf(7, 3)];
+        assert_eq!(differing_leaf(&host, &host), None);
+        assert_eq!(differing_leaf(&host, &host[..2]), Some((7, 0)));
+        assert_eq!(differing_leaf(&host[..2], &host), Some((7, 0)));
+        assert_eq!(differing_leaf(&host, &[leaf(0, 1), leaf(1, 9), leaf(7, 3)]), Some((1, 0)));
+    }
+}
