@@ -20,7 +20,11 @@
 //! touched by the VMM: left to the guest they end up in small pages, presumably because the guest
 //! reads there first, and cost it more than the large page costs the VMM.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
 
 use crate::boot::{self, Image};
 use crate::layout::VIRTIO_IRQS;
@@ -39,6 +43,7 @@ pub struct Prepared {
     pub(crate) config: Config,
     pub(crate) image: Image,
     pub(crate) identity: cpu::Identity,
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl Prepared {
@@ -56,7 +61,16 @@ impl Prepared {
         cpu::check_count(config.vcpus)?;
         let image = boot::lay_out(config, &cmdline)?;
         let identity = cpu::Identity::new(&kvm::open()?, config.vcpus, config.cpu_profile)?;
-        Ok(Prepared { config: config.clone(), image, identity })
+        Ok(Prepared { config: config.clone(), image, identity, digest: OnceLock::new() })
+    }
+
+    /// SHA-256 of all that the guest has in its memory when it begins; computed once.
+    pub(crate) fn digest(&self) -> io::Result<[u8; 32]> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(*digest);
+        }
+        let digest = Sha256::digest(self.image.view()?.bytes()).into();
+        Ok(*self.digest.get_or_init(|| digest))
     }
 
     /// The configuration.

@@ -91,7 +91,7 @@ impl Vmm {
     /// [`Error::Block`] and [`Error::Vsock`] for a device that cannot be made, [`Error::Memory`]
     /// and [`Error::Kvm`] for a host that cannot run one more guest.
     pub fn launch(prepared: &Prepared, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
-        let Prepared { config, image, identity } = prepared;
+        let Prepared { config, image, identity, .. } = prepared;
         let virtio = devices::open(config)?;
         let irqs = interrupt_lines(virtio.len())?;
         let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
@@ -142,7 +142,7 @@ impl Vmm {
         snapshot: &Snapshot,
         mut observer: Box<dyn Observer>,
     ) -> Result<Vmm, Error> {
-        let Prepared { config, image: _, identity } = prepared;
+        let Prepared { config, identity, .. } = prepared;
         let virtio = devices::open(config)?;
         let irqs = interrupt_lines(virtio.len())?;
         let ram = snapshot.map()?;
@@ -161,7 +161,7 @@ impl Vmm {
         observer.edge(Edge::Created, now_ns());
         snapshot.controllers.give(&vm)?;
         for (vcpu, saved) in iter::once(&vcpu).chain(&others).zip(&snapshot.vcpus) {
-            saved.give(vcpu)?;
+            saved.give(vcpu, identity.is_emulated())?;
         }
         snapshot.controllers.give_clock(&vm)?;
         observer.edge(Edge::Loaded, now_ns());

@@ -21,6 +21,7 @@ use tare_workload::{
 use crate::end::{end, report_error};
 use crate::mount::{Mounts, change_root, make_directory};
 use crate::outlet::Port;
+use crate::renewal::renew;
 
 /// Why the agent could not do its job.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,9 @@ fn work(
     let job = Job::parse(words)?;
     let workload = find(&job.workload).ok_or_else(|| no_workload(&job.workload))?;
     let params = Params::new(workload, &job.parameters).map_err(Error::from)?;
+    if job.parks {
+        renew()?;
+    }
     if port.is_machine() {
         furnish(&job, workload, mounts)?;
     } else if let Some(directory) = &job.root {

@@ -45,6 +45,24 @@ pub(crate) unsafe fn read(port: u16) -> u8 {
     byte
 }
 
+/// Reads bytes from a port, one after the other, by a single instruction.
+///
+/// # Safety
+/// As [`write()`].
+pub(crate) unsafe fn read_all(port: u16, bytes: &mut [u8]) {
+    // SAFETY: fills exactly `bytes`; the direction flag is clear by the calling convention. The
+    // rest is the caller's.
+    unsafe {
+        asm!(
+            "rep insb",
+            in("dx") port,
+            inout("rdi") bytes.as_mut_ptr() => _,
+            inout("rcx") bytes.len() => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 /// Writes bytes to a port, one after the other, by a single instruction.
 ///
 /// # Safety

@@ -24,6 +24,7 @@ mod end;
 mod ioport;
 mod mount;
 mod outlet;
+mod renewal;
 #[cfg(panic = "abort")]
 mod runtime;
 
@@ -31,7 +32,7 @@ use core::ffi::{CStr, c_char, c_int};
 use core::slice;
 
 use outlet::Port;
-use tare_workload::Channel;
+use tare_workload::{Channel, PARK_WORD};
 
 /// The C entry point: argument count and vector as the kernel left them on the stack.
 ///
@@ -52,7 +53,8 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
     let Some(channel) = arguments.clone().find_map(Channel::from_word) else {
         return outlet::complain("tare-guest: no channel=fd:NUMBER and no channel=com1 is given");
     };
-    match Port::open(channel) {
+    let parks = arguments.clone().any(|word| word == PARK_WORD.as_bytes());
+    match Port::open(channel, parks) {
         Ok(port) => agent::main(port, arguments),
         Err(why) => outlet::complain(why),
     }

@@ -7,7 +7,7 @@ use tare_workload::{
     Channel, Errno, FRAME_PAYLOAD_MAX_BYTES, FrameKind, Mark, Outlet, frame_header,
 };
 
-use crate::ioport;
+use crate::{ioport, renewal};
 
 /// COM1's data register; its line status register is 5 above.
 const COM1: u16 = 0x3F8;
@@ -32,8 +32,9 @@ const SERIAL: i32 = -2;
 pub(crate) struct Port(Channel);
 
 impl Port {
-    /// Opens the channel and pushes `init`, before anything else.
-    pub(crate) fn open(channel: Channel) -> Result<Port, &'static str> {
+    /// Opens the channel and pushes `init`, before anything else; a template of guests parks before
+    /// that, so that each of its copies pushes its own.
+    pub(crate) fn open(channel: Channel, parks: bool) -> Result<Port, &'static str> {
         if channel == Channel::Com1 {
             // A box that ends resets the machine. Only the init of a machine may do that.
             // SAFETY: always succeeds.
@@ -43,6 +44,9 @@ impl Port {
             if ioport::allow(COM1, 8).is_err() {
                 return Err("tare-guest: no access to I/O port 0x3f8; \
                             the kernel needs CONFIG_X86_IOPL_IOPERM=y");
+            }
+            if parks && renewal::park().is_err() {
+                return Err("tare-guest: no access to I/O port 0xe00 of our VMM");
             }
         }
         let port = Port(channel);

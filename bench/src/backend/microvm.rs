@@ -1,14 +1,20 @@
 //! Our own microVM: a child of this process, forked and not exec'd, that becomes the VMM and, where
 //! this process is root, goes to jail before the guest runs.
 //!
+//! It begins in one of three ways, each a backend of its own: `microvm` boots; `microvm:snapshot`
+//! goes on from the files of a snapshot, which each launch opens and reads; `microvm:clone` goes
+//! on from a snapshot that the harness holds open.
+//!
 //! The VMM stamps edges on its vCPU thread and sends them as records over a pipe; the guest's
 //! serial port carries the agent's channel.
+
+mod template;
 
 use std::error;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -16,8 +22,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, Config, Observer, Times, Vmm};
+use tare_vmm::{BlockConfig, Captured, Config, Observer, Snapshot, Times, Vmm};
 use tare_workload::{Channel as Wire, Decoder, Event};
+use template::Template;
 
 use super::channel::{Channel, record};
 use super::instance::{Child, Instance, Jailed, Running};
@@ -26,22 +33,37 @@ use crate::clock::now_ns;
 use crate::host;
 use crate::kit::{GuestDisks, Kit};
 
-const NAME: &str = "microvm";
 /// The descriptor on which the VMM's process writes its records, once it is that process.
 static RECORD_FD: AtomicI32 = AtomicI32::new(-1);
 /// The user and group nobody.
 const NOBODY: u32 = 65534;
 
-/// The backend; see the module's text.
-pub(super) struct MicroVm;
+/// The backends; see the module's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MicroVm {
+    /// Boots.
+    Cold,
+    /// Opens a snapshot and goes on from it.
+    Snapshot,
+    /// Goes on from a snapshot that is open.
+    Clone,
+}
 
 impl Backend for MicroVm {
     fn name(&self) -> &'static str {
-        NAME
+        match self {
+            MicroVm::Cold => "microvm",
+            MicroVm::Snapshot => "microvm:snapshot",
+            MicroVm::Clone => "microvm:clone",
+        }
     }
 
     fn about(&self) -> &'static str {
-        "our KVM microVM, booted cold"
+        match self {
+            MicroVm::Cold => "our KVM microVM, booted cold",
+            MicroVm::Snapshot => "our KVM microVM, restored from the files of a snapshot",
+            MicroVm::Clone => "our KVM microVM, one of many from a snapshot that is open",
+        }
     }
 
     fn probe(&self, kit: &Kit) -> Availability {
@@ -49,10 +71,12 @@ impl Backend for MicroVm {
     }
 
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
-        let failed = Error::prepare(NAME);
+        let name = self.name();
+        let failed = Error::prepare(name);
         let disks = GuestDisks::new(kit, assignment).map_err(|error| failed(&error))?;
         let mut job = assignment.job.clone();
         job.channel = Wire::Com1;
+        job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
         let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
         let block = |path: &Path, read_only, direct| BlockConfig {
@@ -77,7 +101,20 @@ impl Backend for MicroVm {
         let root = kit.empty_root().map_err(|error| failed(&error))?;
         let jail = nix::unistd::geteuid().is_root().then(|| jail(root)).transpose();
         let jail = jail.map_err(|error| failed(&error))?;
-        Ok(Box::new(Ready { prepared, jail, disks }))
+        let origin = match self {
+            MicroVm::Cold => Origin::Boot,
+            _ => {
+                let directory = kit.new_scratch_dir().map_err(|error| failed(&error))?;
+                let template = Template::new(&prepared, &directory.join("snapshot"));
+                let template = template.map_err(|error| failed(&error))?;
+                if *self == MicroVm::Clone {
+                    Origin::Open(template)
+                } else {
+                    Origin::Files(template)
+                }
+            }
+        };
+        Ok(Box::new(Ready { name, prepared, origin, jail, disks }))
     }
 }
 
@@ -128,22 +165,80 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
 }
 
 struct Ready {
+    name: &'static str,
     prepared: tare_vmm::Prepared,
+    origin: Origin,
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
 }
 
+/// Where a guest begins.
+enum Origin {
+    /// At its kernel's first instruction.
+    Boot,
+    /// Where the template parked, by the files of its snapshot.
+    Files(Template),
+    /// There, by the snapshot that is open.
+    Open(Template),
+}
+
+impl Origin {
+    fn state(&self) -> Vec<String> {
+        let snapshot = |template: &Template| {
+            let Captured { memory_bytes, state_bytes } = template.captured;
+            format!(
+                "snapshot of a guest whose agent is about to begin: {memory_bytes} bytes of memory, \
+                 {state_bytes} of state, taken in {:.1} ms, in the host's page cache",
+                template.capture_ns as f64 / 1e6
+            )
+        };
+        match self {
+            Origin::Boot => vec!["cold boot".to_owned()],
+            Origin::Files(template) => vec![
+                snapshot(template),
+                "each launch opens, reads and checks the state; the memory was checked once"
+                    .to_owned(),
+            ],
+            Origin::Open(template) => vec![
+                snapshot(template),
+                "the snapshot is open and checked; launches share it".to_owned(),
+            ],
+        }
+    }
+
+    /// Makes the VMM of a guest that begins here.
+    fn launch(&self, prepared: &tare_vmm::Prepared) -> Result<Vmm, tare_vmm::Error> {
+        let observer = Box::<Recorder>::default();
+        match self {
+            Origin::Boot => Vmm::launch(prepared, observer),
+            Origin::Open(template) => Vmm::restore(prepared, &template.snapshot, observer),
+            Origin::Files(template) => {
+                let snapshot = Snapshot::open(&template.directory, prepared)?;
+                Vmm::restore(prepared, &snapshot, observer)
+            }
+        }
+    }
+
+    /// What a launch needs to be open.
+    fn fd(&self) -> Option<RawFd> {
+        match self {
+            Origin::Open(template) => Some(template.snapshot.as_fd().as_raw_fd()),
+            Origin::Boot | Origin::Files(_) => None,
+        }
+    }
+}
+
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
-        let mut state = vec![
-            "cold boot".to_owned(),
+        let mut state = self.origin.state();
+        state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"
                 .to_owned(),
-        ];
+        ]);
         state.push(match self.jail {
             Some(_) => "the VMM is jailed: own namespaces, empty root, user nobody, no \
                         capabilities, seccomp"
@@ -157,17 +252,20 @@ impl Prepared for Ready {
     }
 
     fn reset(&self) -> Result<(), Error> {
-        self.disks.reset().map_err(|error| Error::prepare(NAME)(&error))
+        self.disks.reset().map_err(|error| Error::prepare(self.name)(&error))
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {
-        let failed = |error: io::Error| Error::launch(NAME)(&error);
+        let failed = |error: io::Error| Error::launch(self.name)(&error);
         let (reader, writer) = io::pipe().map_err(failed)?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
         let prepared = &self.prepared;
         let guest_ram_bytes = Some(prepared.config().memory_bytes);
         let channels = vec![Channel::records(reader)];
-        let kept = [writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
+        let image = prepared.as_fd().as_raw_fd();
+        // The image twice where there is nothing else.
+        let mut kept = [writer.as_raw_fd(), image, self.origin.fd().unwrap_or(image)];
+        kept.sort_unstable();
         let Some(jail) = &self.jail else {
             // SAFETY: this process has a single thread (the harness starts none), so the child may
             // go on using all of the program.
@@ -176,7 +274,7 @@ impl Prepared for Ready {
                 0 => {
                     die_with_parent();
                     close_all_but(kept);
-                    let code = become_vmm(prepared, &writer, None);
+                    let code = become_vmm(self, &writer, None);
                     // SAFETY: ends this process at once; atexit handlers belong to the parent.
                     unsafe { libc::_exit(code) }
                 }
@@ -190,11 +288,11 @@ impl Prepared for Ready {
             die_with_parent();
             // SAFETY: the VMM uses what is kept and what it opens itself, nothing else.
             unsafe { entrance.close_all_but(&kept) };
-            become_vmm(prepared, &writer, Some(entrance))
+            become_vmm(self, &writer, Some(entrance))
         };
         // SAFETY: as above.
         let container = unsafe { jail.fork(child) };
-        let container = container.map_err(|error| Error::launch(NAME)(&error))?;
+        let container = container.map_err(|error| Error::launch(self.name)(&error))?;
         Ok(Box::new(Jailed { container, channels, guest_ram_bytes }))
     }
 }
@@ -206,14 +304,10 @@ fn die_with_parent() {
 }
 
 /// The child's life; its result is its exit status.
-fn become_vmm(
-    prepared: &tare_vmm::Prepared,
-    writer: &OwnedFd,
-    entrance: Option<Entrance<'_>>,
-) -> i32 {
+fn become_vmm(ready: &Ready, writer: &OwnedFd, entrance: Option<Entrance<'_>>) -> i32 {
     RECORD_FD.store(writer.as_raw_fd(), Ordering::Relaxed);
     // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let run = AssertUnwindSafe(|| run_vmm(prepared, entrance));
+    let run = AssertUnwindSafe(|| run_vmm(ready, entrance));
     let failure = match panic::catch_unwind(run) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -225,12 +319,11 @@ fn become_vmm(
     i32::from(failure.is_some())
 }
 
-/// Closes what the harness has open, except two descriptors and the standard ones: standard error
-/// is for a panic's message.
-fn close_all_but(kept: [i32; 2]) {
-    let [a, b] = kept.map(i32::unsigned_abs);
-    let (low, high) = (a.min(b), a.max(b));
-    for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+/// Closes what the harness has open, except the standard descriptors (standard error is for a
+/// panic's message) and those given, in ascending order.
+fn close_all_but(kept: [RawFd; 3]) {
+    let [a, b, c] = kept.map(i32::unsigned_abs);
+    for (first, last) in [(3, a - 1), (a + 1, b - 1), (b + 1, c - 1), (c + 1, u32::MAX)] {
         if first <= last {
             // SAFETY: plain numbers; nothing in this process uses the parent's descriptors.
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
@@ -238,11 +331,8 @@ fn close_all_but(kept: [i32; 2]) {
     }
 }
 
-fn run_vmm(
-    prepared: &tare_vmm::Prepared,
-    entrance: Option<Entrance<'_>>,
-) -> Result<(), Box<dyn error::Error>> {
-    let mut vmm = Vmm::launch(prepared, Box::<Recorder>::default())?;
+fn run_vmm(ready: &Ready, entrance: Option<Entrance<'_>>) -> Result<(), Box<dyn error::Error>> {
+    let mut vmm = ready.origin.launch(&ready.prepared)?;
     if let Some(entrance) = entrance {
         entrance.enter()?;
     }

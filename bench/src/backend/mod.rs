@@ -143,7 +143,14 @@ pub trait Prepared {
 
 /// Every backend, in the order of tables.
 pub fn all() -> &'static [&'static dyn Backend] {
-    &[&process::Process, &container::Container, &microvm::MicroVm, &qemu::QemuMicroVm]
+    &[
+        &process::Process,
+        &container::Container,
+        &microvm::MicroVm::Cold,
+        &microvm::MicroVm::Snapshot,
+        &microvm::MicroVm::Clone,
+        &qemu::QemuMicroVm,
+    ]
 }
 
 /// The backend of that name.

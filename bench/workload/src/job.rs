@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `channel=fd:N` or `channel=com1` | [`Job::channel`] |
 //! | `workload=NAME` | [`Job::workload`] |
+//! | `park=1` | [`Job::parks`] |
 //! | `hold_ms=N` | [`Job::hold_ms`] |
 //! | `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
@@ -30,6 +31,9 @@ pub const CMDLINE_MAX_BYTES: usize = 2047;
 pub const JOB_WORDS_MAX: usize = 64;
 /// A job with a longer word is refused. The kernel's own limit for an argument is 128 KiB.
 pub const JOB_WORD_MAX_BYTES: usize = 128 << 10;
+
+/// The word of [`Job::parks`]; the agent looks for it before it reads anything else.
+pub const PARK_WORD: &str = "park=1";
 
 /// Where the agent writes its marks and frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,9 @@ pub struct Job {
     pub workload: String,
     /// Parameters by name; what is absent takes the workload's default.
     pub parameters: BTreeMap<String, String>,
+    /// Before `init`, stop at our VMM's renewal port, to be the template of other guests, which each
+    /// go on from there (microVM only).
+    pub parks: bool,
     /// Stay idle this long between `done` and the end, so that the host can weigh the box.
     pub hold_ms: u32,
     /// What holds the box's root file system: a block device for a microVM, a directory for a
@@ -127,6 +134,7 @@ impl Job {
             channel,
             workload: workload.to_owned(),
             parameters: BTreeMap::new(),
+            parks: false,
             hold_ms: 0,
             root: None,
             scratch: None,
@@ -149,6 +157,9 @@ impl Job {
             Channel::Com1 => "channel=com1".to_owned(),
         };
         let mut words = alloc::vec![channel, pair("workload", &self.workload)];
+        if self.parks {
+            words.push(PARK_WORD.to_owned());
+        }
         if self.hold_ms > 0 {
             words.push(alloc::format!("hold_ms={}", self.hold_ms));
         }
@@ -216,6 +227,8 @@ impl Job {
                     }
                 }
                 "workload" => workload = Some(decoded(key, value)?),
+                "park" if word == PARK_WORD => job.parks = true,
+                "park" => return Err(invalid(key, value, "it must be 1")),
                 "hold_ms" => {
                     job.hold_ms = value.parse().map_err(|_| {
                         invalid(key, value, "it must be a whole number of milliseconds below 2^32")
@@ -243,8 +256,8 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 7] =
-    ["channel", "workload", "hold_ms", "root", "scratch", "scratch_device", "command"];
+pub(crate) const RESERVED_KEYS: [&str; 8] =
+    ["channel", "park", "workload", "hold_ms", "root", "scratch", "scratch_device", "command"];
 
 fn pair(key: &str, value: &str) -> String {
     alloc::format!("{key}={}", percent::encode(value))
@@ -306,6 +319,7 @@ mod tests {
                 "channel=fd:-1 is not valid: it must be fd:NUMBER or com1",
             ),
             ("channel=com2 workload=a", "channel=com2 is not valid: it must be fd:NUMBER or com1"),
+            ("channel=com1 workload=a park=yes", "park=yes is not valid: it must be 1"),
             (
                 "channel=com1 workload=a hold_ms=-1",
                 "hold_ms=-1 is not valid: it must be a whole number of milliseconds below 2^32",
@@ -354,12 +368,15 @@ mod tests {
             channel in prop_oneof![Just(Channel::Com1), (0..1000).prop_map(Channel::Fd)],
             workload in "[^\0]{0,8}",
             parameters in proptest::collection::btree_map("p[a-z0-9_]{1,12}", "[^\0]{0,12}", 0..6),
+            parks in any::<bool>(),
             hold_ms in any::<u32>(),
             paths in proptest::array::uniform3(proptest::option::of("[^\0]{0,12}")),
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
         ) -> Job {
             let [root, scratch, scratch_device] = paths;
-            Job { channel, workload, parameters, hold_ms, root, scratch, scratch_device, command }
+            Job {
+                channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, command,
+            }
         }
     }
 

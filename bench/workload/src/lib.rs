@@ -73,7 +73,8 @@ pub use frame::{
     FrameKind, frame_header,
 };
 pub use job::{
-    CMDLINE_MAX_BYTES, CMDLINE_WORDS_MAX, Channel, JOB_WORD_MAX_BYTES, JOB_WORDS_MAX, Job, JobError,
+    CMDLINE_MAX_BYTES, CMDLINE_WORDS_MAX, Channel, JOB_WORD_MAX_BYTES, JOB_WORDS_MAX, Job,
+    JobError, PARK_WORD,
 };
 pub use mark::Mark;
 pub use parameter::{Parameter, ParameterError, Params};

@@ -65,6 +65,7 @@ pub(crate) struct Identity {
     of_vcpus: Vec<CpuId>,
     /// The model-specific registers that make up a vCPU's state.
     msrs: Vec<u32>,
+    emulated: bool,
 }
 
 impl Identity {
@@ -85,12 +86,17 @@ impl Identity {
             cpuid::of_vcpu(&entries, deadline_timer, index, count).ok_or_else(too_many_entries)
         });
         let of_vcpus = of_vcpus.collect::<Result<_, _>>()?;
-        Ok(Identity { of_vcpus, msrs: saved::msr_indices(kvm)? })
+        Ok(Identity { of_vcpus, msrs: saved::msr_indices(kvm)?, emulated: saved::is_emulated() })
     }
 
     /// What a vCPU says.
     pub(crate) fn entries(&self, index: usize) -> &[kvm_cpuid_entry2] {
         self.of_vcpus.get(index).map_or(&[], CpuId::as_slice)
+    }
+
+    /// Whether the host's processor is software.
+    pub(crate) fn is_emulated(&self) -> bool {
+        self.emulated
     }
 
     /// The registers that a snapshot has of each vCPU.

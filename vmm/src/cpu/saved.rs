@@ -5,6 +5,8 @@
 //! state before that state, the local APIC before the model-specific registers (its timer's deadline
 //! is one), and whether it runs last.
 
+use core::arch::x86_64::__cpuid;
+
 use kvm_bindings::{
     Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -18,6 +20,13 @@ use crate::snapshot::{FormatError, Kind, Sections, Writer};
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 /// What `kvm_xsave` holds. A guest may need more only with AMX, which a process has to ask for.
 const XSAVE_BYTES: i32 = 4096;
+
+/// A task-state segment's type has this bit while its task runs (Intel SDM volume 3, 9.2.2).
+const TASK_STATE_BUSY: u8 = 2;
+/// Where a hypervisor, or an emulator, gives its name.
+const LEAF_HYPERVISOR: u32 = 0x4000_0000;
+/// "TCGTCGTCGTCG" in EBX, ECX, EDX.
+const TCG_SIGNATURE: [u32; 3] = [0x5447_4354, 0x4354_4743, 0x4743_5447];
 
 /// All registers of a vCPU.
 pub(crate) struct Saved {
@@ -99,13 +108,17 @@ impl Saved {
         })
     }
 
-    /// Gives it to a fresh vCPU that has its CPUID.
-    pub(crate) fn give(&self, vcpu: &VcpuFd) -> Result<(), KvmError> {
+    /// Gives it to a fresh vCPU that has its CPUID. `emulated` is what [`is_emulated`] says.
+    pub(crate) fn give(&self, vcpu: &VcpuFd, emulated: bool) -> Result<(), KvmError> {
         // A host of another frequency scales the counter, or says here that it cannot.
         if self.tsc_khz != 0 && vcpu.get_tsc_khz() != Ok(self.tsc_khz) {
             vcpu.set_tsc_khz(self.tsc_khz).map_err(KvmError::request("KVM_SET_TSC_KHZ"))?;
         }
-        vcpu.set_sregs(&self.system).map_err(KvmError::request("KVM_SET_SREGS"))?;
+        let mut system = self.system;
+        if emulated {
+            system.tr.type_ &= !TASK_STATE_BUSY;
+        }
+        vcpu.set_sregs(&system).map_err(KvmError::request("KVM_SET_SREGS"))?;
         if let Some(xcrs) = &self.extended_control {
             vcpu.set_xcrs(xcrs).map_err(KvmError::request("KVM_SET_XCRS"))?;
         }
@@ -118,6 +131,15 @@ impl Saved {
         vcpu.set_regs(&self.registers).map_err(KvmError::request("KVM_SET_REGS"))?;
         vcpu.set_mp_state(self.running).map_err(KvmError::request("KVM_SET_MP_STATE"))
     }
+}
+
+/// Whether the host's processor is QEMU's software emulation (TCG), which lets a program use the
+/// ports that its task state allows only while the task's descriptor is not marked busy
+/// (`check_io`, target/i386/tcg/seg_helper.c). KVM marks it when it reads it on AMD's processors,
+/// which do not care.
+pub(crate) fn is_emulated() -> bool {
+    let leaf = __cpuid(LEAF_HYPERVISOR);
+    [leaf.ebx, leaf.ecx, leaf.edx] == TCG_SIGNATURE
 }
 
 /// KVM stops at the first register that it does not have: its list names some that only other

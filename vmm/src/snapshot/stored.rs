@@ -2,10 +2,9 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kvm_bindings::kvm_cpuid_entry2;
-use sha2::{Digest, Sha256};
 
 use super::pages::{Extent, Pages};
 use super::{FormatError, Guest, Kind, MEMORY, STATE, Sections, SnapshotError};
@@ -26,6 +25,8 @@ pub struct Snapshot {
     pages: Pages,
     memory: File,
     memory_bytes: u64,
+    /// Of the file.
+    path: PathBuf,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -41,19 +42,18 @@ impl std::fmt::Debug for Snapshot {
 impl Guest {
     /// The guest that a configuration makes.
     pub(super) fn of(prepared: &Prepared) -> Result<Guest, SnapshotError> {
-        let image = prepared.image.view().map_err(SnapshotError::Write)?;
         Ok(Guest {
             memory_bytes: prepared.config.memory_bytes,
             vcpus: prepared.config.vcpus.into(),
             virtio_devices: devices::count(&prepared.config) as u32,
-            image: Sha256::digest(image.bytes()).into(),
+            image: prepared.digest().map_err(SnapshotError::Write)?,
         })
     }
 }
 
 impl Snapshot {
-    /// Reads a snapshot, checks that it is whole — its memory too — and that it is of the
-    /// machine that `prepared` describes.
+    /// Reads a snapshot, and checks that it is whole and of the machine that `prepared` describes.
+    /// The contents of its memory are not read: see [`verify`](Snapshot::verify).
     ///
     /// # Errors
     ///
@@ -86,7 +86,22 @@ impl Snapshot {
             pages,
             memory,
             memory_bytes: guest.memory_bytes,
+            path: directory.join(MEMORY),
         })
+    }
+
+    /// Reads all of its memory and checks that nothing has changed it.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::File`] and [`SnapshotError::Bad`].
+    pub fn verify(&self) -> Result<(), SnapshotError> {
+        let found = self.pages.checksum_of(&self.memory);
+        if found.map_err(SnapshotError::file("read", &self.path))? == self.pages.checksum {
+            return Ok(());
+        }
+        let reason = "its checksum is wrong: it was damaged or written to".to_owned();
+        Err(SnapshotError::Bad { path: self.path.clone(), reason })
     }
 
     /// Maps its memory for one more guest.
@@ -166,10 +181,6 @@ fn open_memory(path: &Path, bytes: u64, pages: &Pages) -> Result<File, SnapshotE
     }
     if !pages.fits(bytes) {
         return Err(bad("the list of its pages in `state` cannot be"));
-    }
-    let found = pages.checksum_of(&memory).map_err(SnapshotError::file("read", path))?;
-    if found != pages.checksum {
-        return Err(bad("its checksum is wrong: it was damaged or written to"));
     }
     Ok(memory)
 }

@@ -182,7 +182,8 @@ fn test_open_of_damaged_files_is_refused_with_the_reason() {
         let mut bytes = good.clone();
         damage(&mut bytes);
         std::fs::write(&file, bytes).expect("a file");
-        let error = Snapshot::open(&path, &prepared).expect_err("damaged");
+        let opened = Snapshot::open(&path, &prepared);
+        let error = opened.and_then(|snapshot| snapshot.verify()).expect_err("damaged");
         std::fs::write(&file, good).expect("a file");
         error.to_string()
     };
@@ -196,7 +197,8 @@ fn test_open_of_damaged_files_is_refused_with_the_reason() {
     assert!(message.contains("version 2"), "{message}");
     let message = refused("state", Vec::clear);
     assert!(message.contains("no snapshot"), "{message}");
-    Snapshot::open(&path, &prepared).expect("it was not the path");
+    let snapshot = Snapshot::open(&path, &prepared).expect("it was not the path");
+    snapshot.verify().expect("nor the memory");
     let again = Capture::create(&path, &prepared);
     assert!(matches!(again, Err(SnapshotError::File { .. })), "nothing is overwritten");
     let none = Snapshot::open(&directory.path().join("none"), &prepared);
