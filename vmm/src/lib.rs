@@ -94,7 +94,7 @@ pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError
 pub use observer::{Edge, Observer};
 pub use prepared::Prepared;
 pub use reactor::ReactorError;
-pub use snapshot::{Capture, Captured, Snapshot, SnapshotError};
+pub use snapshot::{Capture, Captured, Recording, Snapshot, SnapshotError, WorkingSet};
 pub use stopper::Stopper;
 pub use vcpu::VcpuError;
 pub use vmm::Vmm;

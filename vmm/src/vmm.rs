@@ -20,7 +20,8 @@ use crate::snapshot::misfit;
 use crate::stopper::Stopper;
 use crate::vcpu::{Account, Machine};
 use crate::{
-    Capture, Captured, Config, Error, Outcome, Prepared, Snapshot, controllers, cpu, kvm, vcpu,
+    Capture, Captured, Config, Error, Outcome, Prepared, Recording, Snapshot, WorkingSet,
+    controllers, cpu, kvm, vcpu,
 };
 
 /// A microVM that is ready to run.
@@ -140,12 +141,49 @@ impl Vmm {
     pub fn restore(
         prepared: &Prepared,
         snapshot: &Snapshot,
+        observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
+        let vmm = Vmm::resurrect(prepared, snapshot, snapshot.map()?, observer)?;
+        if let Some(set) = snapshot.working_set() {
+            set.fetch(&vmm.ram, &vmm.vcpu);
+        }
+        Ok(vmm)
+    }
+
+    /// As [`restore`](Vmm::restore), slowly, to find out which pages the guest touches. Pause it
+    /// when it has done what its successors are to do fast, and have the result by
+    /// [`recorded`](Vmm::recorded).
+    ///
+    /// # Errors
+    ///
+    /// As of `restore`, and [`SnapshotError::Record`](crate::SnapshotError::Record).
+    pub fn record(
+        prepared: &Prepared,
+        snapshot: &Snapshot,
+        observer: Box<dyn Observer>,
+    ) -> Result<(Vmm, Recording), Error> {
+        let (ram, recording) = Recording::new(snapshot)?;
+        Ok((Vmm::resurrect(prepared, snapshot, ram, observer)?, recording))
+    }
+
+    /// What a guest of [`record`](Vmm::record) has touched. It is of no other use after that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Snapshot`] where the snapshot cannot be read.
+    pub fn recorded(self, recording: Recording) -> Result<WorkingSet, Error> {
+        Ok(recording.finish(&self.ram)?)
+    }
+
+    fn resurrect(
+        prepared: &Prepared,
+        snapshot: &Snapshot,
+        ram: GuestRam,
         mut observer: Box<dyn Observer>,
     ) -> Result<Vmm, Error> {
         let Prepared { config, identity, .. } = prepared;
         let virtio = devices::open(config)?;
         let irqs = interrupt_lines(virtio.len())?;
-        let ram = snapshot.map()?;
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
         ram.attach(&vm)?;

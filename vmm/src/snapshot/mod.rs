@@ -1,9 +1,10 @@
 //! A guest on disk, to go on from as often as wanted.
 //!
-//! A snapshot is a directory of two files. `state` has the vCPUs, the kernel's controllers and
+//! A snapshot is a directory of two files, or three. `state` has the vCPUs, the kernel's controllers and
 //! clock, the devices, and a checksum (see `format`). `memory` is guest RAM, with holes where it is
 //! zero; a restore maps it copy-on-write, so that it costs no reading, and a hundred guests of one
-//! snapshot share every page that none of them has changed.
+//! snapshot share every page that none of them has changed. `working-set`, if it is there, says
+//! which pages to bring in at once (see `working_set`).
 //!
 //! A snapshot holds only what the guest is. What surrounds it — disks, sockets, the processor's
 //! kind — is the [`Config`](crate::Config) of whoever restores it, and is checked against the
@@ -13,7 +14,9 @@
 mod capture;
 mod format;
 mod pages;
+mod recorder;
 mod stored;
+mod working_set;
 
 use std::io;
 use std::path::PathBuf;
@@ -23,11 +26,14 @@ use thiserror::Error;
 pub use capture::{Capture, Captured};
 pub(crate) use format::{FormatError, Kind, Sections, Writer};
 pub(crate) use pages::Extent;
+pub use recorder::Recording;
 pub use stored::Snapshot;
 pub(crate) use stored::misfit;
+pub use working_set::WorkingSet;
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
+const WORKING_SET: &str = "working-set";
 
 /// Why a snapshot cannot be taken or restored.
 #[derive(Debug, Error)]
@@ -64,6 +70,11 @@ pub enum SnapshotError {
         /// Here.
         now: String,
     },
+    /// What a restored guest touches cannot be recorded.
+    #[error(
+        "cannot record which pages a guest touches: {0}; it takes Linux with CONFIG_USERFAULTFD, and root or the sysctl vm.unprivileged_userfaultfd=1"
+    )]
+    Record(#[source] io::Error),
     /// The state of a guest could not be written.
     #[error("cannot write the snapshot: {0}; see whether there is space left")]
     Write(#[source] io::Error),

@@ -53,15 +53,7 @@ impl Pages {
 
     /// Whether each lies within guest RAM of so many bytes, and behind the one before.
     pub(crate) fn fits(&self, ram_bytes: u64) -> bool {
-        let page = PAGE_BYTES as u64;
-        let mut from = 0;
-        self.extents.iter().all(|extent| {
-            let whole = extent.offset.is_multiple_of(page) && extent.bytes.is_multiple_of(page);
-            let end = extent.offset.checked_add(extent.bytes).filter(|&end| end <= ram_bytes);
-            let good = whole && extent.bytes > 0 && extent.offset >= from && end.is_some();
-            from = end.unwrap_or(u64::MAX);
-            good
-        })
+        fit(&self.extents, ram_bytes)
     }
 
     /// The checksum of what `file` has there now.
@@ -79,6 +71,19 @@ impl Pages {
         }
         Ok(hasher.finalize())
     }
+}
+
+/// Whether each lies within guest RAM of so many bytes, and behind the one before.
+pub(super) fn fit(extents: &[Extent], ram_bytes: u64) -> bool {
+    let page = PAGE_BYTES as u64;
+    let mut from = 0;
+    extents.iter().all(|extent| {
+        let whole = extent.offset.is_multiple_of(page) && extent.bytes.is_multiple_of(page);
+        let end = extent.offset.checked_add(extent.bytes).filter(|&end| end <= ram_bytes);
+        let good = whole && extent.bytes > 0 && extent.offset >= from && end.is_some();
+        from = end.unwrap_or(u64::MAX);
+        good
+    })
 }
 
 /// Writes what is not zero of `ram`, which nobody uses meanwhile, to `file`, which is empty.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::pages::{Extent, Pages};
+use super::working_set::WorkingSet;
 use super::{FormatError, Guest, Kind, MEMORY, STATE, Sections, SnapshotError};
 use crate::memory::GuestRam;
 use crate::{Error, MemoryError, Prepared, controllers, cpu, devices};
@@ -27,6 +28,7 @@ pub struct Snapshot {
     memory_bytes: u64,
     /// Of the file.
     path: PathBuf,
+    working_set: Option<WorkingSet>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -87,6 +89,7 @@ impl Snapshot {
             memory,
             memory_bytes: guest.memory_bytes,
             path: directory.join(MEMORY),
+            working_set: WorkingSet::load(directory, guest.memory_bytes)?,
         })
     }
 
@@ -102,6 +105,21 @@ impl Snapshot {
         }
         let reason = "its checksum is wrong: it was damaged or written to".to_owned();
         Err(SnapshotError::Bad { path: self.path.clone(), reason })
+    }
+
+    /// Which pages its guests are known to need at once.
+    pub fn working_set(&self) -> Option<&WorkingSet> {
+        self.working_set.as_ref()
+    }
+
+    /// The file of its memory.
+    pub(crate) fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// Guest RAM in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// Maps its memory for one more guest.

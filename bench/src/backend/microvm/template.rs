@@ -1,5 +1,5 @@
 //! The guest of which others are copies: booted once, untimed, to where its agent parks, and kept
-//! as a snapshot.
+//! as a snapshot, with a record of what its copies need at once.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -7,8 +7,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use tare_vmm::{Capture, Captured, Edge, End, Observer, Prepared, Snapshot, Stopper, Vmm};
-use tare_workload::{Decoder, Event};
+use tare_vmm::{
+    Capture, Captured, Edge, End, Observer, Prepared, Snapshot, SnapshotError, Stopper, Vmm,
+    WorkingSet,
+};
+use tare_workload::{Decoder, Event, Mark};
 
 use crate::clock::now_ns;
 
@@ -26,7 +29,7 @@ pub(super) enum Error {
     Snapshot(#[from] tare_vmm::SnapshotError),
     /// The guest did something else.
     #[error(
-        "the guest to be copied ended ({end:?}) before its agent parked{said}; see that its kernel has CONFIG_X86_IOPL_IOPERM, and whether `--on microvm` boots it"
+        "the guest to be copied ended ({end:?}) before its agent was where it is copied{said}; see that its kernel has CONFIG_X86_IOPL_IOPERM, and whether `--on microvm` boots it"
     )]
     NotParked {
         /// How.
@@ -48,16 +51,9 @@ pub(super) struct Template {
 impl Template {
     /// Boots the guest and takes the snapshot in `directory`, which is not there yet.
     pub(super) fn new(prepared: &Prepared, directory: &Path) -> Result<Template, Error> {
-        let watch = Watch::default();
+        let watch = Watch::until(Point::Parked);
         let mut vmm = Vmm::launch(prepared, Box::new(watch.clone()))?;
-        let stopper = vmm.stopper();
-        // Nobody else has it.
-        let _ = watch.stopper.set(stopper.clone());
-        let outcome = within(BOOT_LIMIT, stopper, || vmm.run())?;
-        if outcome.end != End::Paused {
-            let said = watch.said.get().map_or(String::new(), |text| format!(": {text}"));
-            return Err(Error::NotParked { end: outcome.end, said });
-        }
+        watch.run(&mut vmm)?;
         let capture = Capture::create(directory, prepared)?;
         let from_ns = now_ns();
         let captured = vmm.snapshot(prepared, &capture)?;
@@ -65,8 +61,25 @@ impl Template {
         drop((vmm, capture));
         let snapshot = Snapshot::open(directory, prepared)?;
         snapshot.verify()?;
+        let snapshot = match record(prepared, &snapshot) {
+            Ok(set) => {
+                set.save(directory)?;
+                Snapshot::open(directory, prepared)?
+            }
+            // It takes privileges, and a snapshot is good without it.
+            Err(Error::Vmm(tare_vmm::Error::Snapshot(SnapshotError::Record(_)))) => snapshot,
+            Err(error) => return Err(error),
+        };
         Ok(Template { directory: directory.to_owned(), snapshot, captured, capture_ns })
     }
+}
+
+/// Finds out which pages a copy touches until its workload is ready to run.
+fn record(prepared: &Prepared, snapshot: &Snapshot) -> Result<WorkingSet, Error> {
+    let watch = Watch::until(Point::Init);
+    let (mut vmm, recording) = Vmm::record(prepared, snapshot, Box::new(watch.clone()))?;
+    watch.run(&mut vmm)?;
+    Ok(vmm.recorded(recording)?)
 }
 
 /// Runs `body` and stops the guest if it takes longer. The thread for it is gone when this returns:
@@ -85,12 +98,45 @@ fn within<T>(limit: Duration, stopper: Stopper, body: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Pauses the guest where it parks, and keeps what it says of an error.
-#[derive(Default, Clone)]
+/// Where a guest is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Point {
+    Parked,
+    Init,
+}
+
+/// Pauses the guest at a point, and keeps what it says of an error.
+#[derive(Clone)]
 struct Watch {
+    until: Point,
     stopper: Arc<OnceLock<Stopper>>,
     decoder: Arc<std::sync::Mutex<Decoder>>,
     said: Arc<OnceLock<String>>,
+}
+
+impl Watch {
+    fn until(until: Point) -> Watch {
+        Watch { until, stopper: Arc::default(), decoder: Arc::default(), said: Arc::default() }
+    }
+
+    /// Runs the guest to the point.
+    fn run(&self, vmm: &mut Vmm) -> Result<(), Error> {
+        let stopper = vmm.stopper();
+        // Nobody else sets it.
+        let _ = self.stopper.set(stopper.clone());
+        let outcome = within(BOOT_LIMIT, stopper, || vmm.run())?;
+        if outcome.end == End::Paused {
+            return Ok(());
+        }
+        let said = self.said.get().map_or(String::new(), |text| format!(": {text}"));
+        Err(Error::NotParked { end: outcome.end, said })
+    }
+
+    fn pause(&self) {
+        if let Some(stopper) = self.stopper.get() {
+            stopper.pause();
+        }
+    }
 }
 
 impl Observer for Watch {
@@ -102,15 +148,16 @@ impl Observer for Watch {
         let _ = decoder.push(bytes, |event| {
             let text = match event {
                 Event::Frame(_, text) | Event::Text(text) => text,
-                _ => return,
+                Event::Mark(Mark::Init) if self.until == Point::Init => return self.pause(),
+                Event::Mark(_) => return,
             };
             let _ = self.said.set(String::from_utf8_lossy(&text).trim().to_owned());
         });
     }
 
     fn parked(&mut self, _: u64) {
-        if let Some(stopper) = self.stopper.get() {
-            stopper.pause();
+        if self.until == Point::Parked {
+            self.pause();
         }
     }
 }
