@@ -122,7 +122,7 @@ pub enum Stage {
     Mask,
     /// Setting the host name.
     Hostname,
-    /// Bringing up the loopback interface.
+    /// Entering a network namespace, or bringing up the loopback interface.
     Network,
     /// Setting a resource limit.
     ResourceLimit,
@@ -155,7 +155,7 @@ impl fmt::Display for Stage {
             Stage::Node => "create",
             Stage::Mask => "protect",
             Stage::Hostname => "set the host name",
-            Stage::Network => "set up network interface",
+            Stage::Network => "set up the network,",
             Stage::ResourceLimit => "set resource limit",
             Stage::WorkingDirectory => "change to the working directory",
             Stage::Descriptor => "pass descriptor",

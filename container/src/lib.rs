@@ -56,6 +56,7 @@ mod container;
 mod error;
 mod floor;
 mod jail;
+mod network;
 mod prepared;
 mod resolve;
 mod script;
@@ -70,6 +71,7 @@ pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
 pub use jail::{Entrance, Jail};
+pub use network::empty_network;
 pub use prepared::Prepared;
 pub use seccomp::SeccompFilter;
 pub use spec::{

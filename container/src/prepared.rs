@@ -45,7 +45,7 @@ impl Spec {
         self.rootfs = self.rootfs.canonical()?;
         let groups = Groups::prepare(&self.limits)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
-        let mut namespaces = self.namespaces;
+        let mut namespaces = self.namespaces.made(self.network.as_ref());
         if groups.is_some() {
             // Made by the child itself, once it is in its cgroup.
             namespaces = namespaces.without(Namespaces::CGROUP);

@@ -34,6 +34,9 @@ pub struct Spec {
     pub sys: bool,
     /// Host name; needs [`Namespaces::UTS`]. `None` leaves the host's.
     pub hostname: Option<OsString>,
+    /// The network namespace that is entered, where it is to be none of its own for each start; see
+    /// [`empty_network`](crate::empty_network). Needs [`Namespaces::NET`].
+    pub network: Option<OwnedFd>,
     /// Whether `lo` is brought up; needs [`Namespaces::NET`]. A fresh one is down.
     pub loopback: bool,
     /// Limits by cgroup. With none asked for, no cgroup is touched.
@@ -97,6 +100,7 @@ impl Spec {
             dev: Dev::None,
             sys: false,
             hostname: None,
+            network: None,
             loopback: false,
             limits: Limits::default(),
             rlimits: Vec::new(),
@@ -270,6 +274,11 @@ impl Namespaces {
     #[must_use]
     pub const fn contains(self, other: Namespaces) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Those that a start makes: a network that is there already is entered instead.
+    pub(crate) fn made(self, network: Option<&OwnedFd>) -> Namespaces {
+        if network.is_some() { self.without(Namespaces::NET) } else { self }
     }
 
     pub(crate) fn flags(self) -> u64 {

@@ -1,8 +1,9 @@
 //! Mappings whose start is aligned to a large page.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 
 use crate::Pages;
@@ -176,11 +177,18 @@ impl View {
         Ok(View { mapping })
     }
 
-    /// Gathers the file into large pages (Linux 6.1 and later, whatever the system's setting for
-    /// files in memory). Where that cannot be, each page of 4 KiB is a page of the file as before.
-    pub(crate) fn collapse(&self) {
-        // SAFETY: advice for a mapping of ours; it does not change its contents.
-        unsafe { libc::madvise(self.mapping.start().cast(), self.mapping.bytes(), MADV_COLLAPSE) };
+    /// Gathers a large page's worth of the file, by its number, into one (Linux 6.1 and later,
+    /// whatever the system's setting for files in memory). Where that cannot be, each page of 4 KiB
+    /// is a page of the file as before.
+    pub(crate) fn collapse(&self, region: usize) {
+        let offset = region * HUGE_PAGE_BYTES;
+        if offset < self.mapping.bytes() {
+            // SAFETY: within the mapping, which is whole large pages; it does not change contents.
+            unsafe {
+                let start = self.mapping.start().add(offset);
+                libc::madvise(start.cast(), HUGE_PAGE_BYTES, MADV_COLLAPSE);
+            }
+        }
     }
 
     /// The contents.
@@ -192,5 +200,17 @@ impl View {
         // SAFETY: the mapping is readable for as long as `self` lives; the caller warrants that
         // its contents exist and do not change.
         unsafe { std::slice::from_raw_parts(self.mapping.start(), self.mapping.bytes()) }
+    }
+}
+
+/// A new file in memory, which is gone when nothing has it open.
+pub(crate) fn memory_file(name: &CStr) -> io::Result<File> {
+    // SAFETY: the name is a C string, and the new descriptor belongs to nobody else.
+    unsafe {
+        let fd = libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(File::from_raw_fd(fd))
     }
 }

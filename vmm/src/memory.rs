@@ -199,8 +199,9 @@ impl GuestRam {
         &self.base
     }
 
-    /// Brings pages in, by one of the advices `MADV_POPULATE_*`, as far as the host can.
-    pub(crate) fn populate(&self, offset: u64, bytes: u64, advice: i32) {
+    /// Tells the host that pages will be needed, by an advice that does not change contents
+    /// (`MADV_POPULATE_WRITE`, `MADV_WILLNEED`). The host may be unable to.
+    pub(crate) fn advise(&self, offset: u64, bytes: u64, advice: i32) {
         let end = offset.checked_add(bytes).filter(|&end| end <= self.bytes());
         if end.is_some() {
             // SAFETY: the range lies within the mapping, and neither advice changes contents.
@@ -209,15 +210,6 @@ impl GuestRam {
                 libc::madvise(start.cast(), bytes as usize, advice);
             }
         }
-    }
-
-    /// Guest-physical address of an offset in the RAM without its hole, and how many bytes follow
-    /// there.
-    pub(crate) fn guest_address(&self, offset: u64) -> Option<(u64, u64)> {
-        ranges(self.bytes()).find_map(|(start, from, length)| {
-            let at = offset.checked_sub(from).filter(|&at| at < length)?;
-            Some((start + at, length - at))
-        })
     }
 
     /// What is at `offset` of the RAM without its hole, while no guest runs.

@@ -145,7 +145,7 @@ impl Vmm {
     ) -> Result<Vmm, Error> {
         let vmm = Vmm::resurrect(prepared, snapshot, snapshot.map()?, observer)?;
         if let Some(set) = snapshot.working_set() {
-            set.fetch(&vmm.ram, &vmm.vcpu);
+            set.fetch(&vmm.ram, snapshot.is_held());
         }
         Ok(vmm)
     }

@@ -106,7 +106,10 @@ impl Backend for MicroVm {
             _ => {
                 let directory = kit.new_scratch_dir().map_err(|error| failed(&error))?;
                 let template = Template::new(&prepared, &directory.join("snapshot"));
-                let template = template.map_err(|error| failed(&error))?;
+                let mut template = template.map_err(|error| failed(&error))?;
+                if *self == MicroVm::Clone {
+                    template.snapshot.hold().map_err(|error| failed(&error))?;
+                }
                 if *self == MicroVm::Clone {
                     Origin::Open(template)
                 } else {
@@ -151,6 +154,8 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
 fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
     let inherit = || Stream::Inherit;
     let spec = Spec {
+        // None of them has anything to do with a network: they share an empty one.
+        network: Some(tare_container::empty_network()?),
         proc: Proc::None,
         dev: Dev::None,
         sys: false,

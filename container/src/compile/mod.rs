@@ -13,7 +13,7 @@ mod proc;
 mod process;
 mod root;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 pub(crate) use files::above;
 pub(crate) use process::{POLL_READABLE, bare, search_path};
@@ -54,6 +54,10 @@ pub(crate) fn compile(spec: Spec, v1: usize, grouped: bool) -> Result<Compiled, 
         v1_procs: (0..v1).map(|_| script.register()).collect(),
     };
     join_cgroup(&mut script, &given, grouped && spec.namespaces.contains(Namespaces::CGROUP));
+    if let Some(network) = &spec.network {
+        let arguments = [network.as_raw_fd().into(), libc::CLONE_NEWNET.into()];
+        script.call(Stage::Network, "namespace", libc::SYS_setns, &arguments);
+    }
     process::begin(&mut script, spec.session);
     if spec.namespaces.contains(Namespaces::MOUNT) {
         root::build(&mut script, &spec)?;
@@ -62,7 +66,8 @@ pub(crate) fn compile(spec: Spec, v1: usize, grouped: bool) -> Result<Compiled, 
     let end = process::Ending::new(&spec);
     end.before_descriptors(&mut script, &spec, &given)?;
     let highest = files::highest(&spec);
-    let kept = files::pass(&mut script, spec.stdio, spec.descriptors, &given, highest)?;
+    let mut kept = files::pass(&mut script, spec.stdio, spec.descriptors, &given, highest)?;
+    kept.extend(spec.network);
     let mut compiled = Compiled { script, kept, slots, highest };
     end.execute(&mut compiled, spec.program, &spec.args, &spec.env)?;
     compiled.script.check()?;
@@ -118,6 +123,9 @@ fn validate(spec: &Spec) -> Result<(), Error> {
     }
     if spec.hostname.is_some() && !has(Namespaces::UTS) {
         return invalid("hostname", "it would change the host's", "add Namespaces::UTS");
+    }
+    if spec.network.is_some() && !has(Namespaces::NET) {
+        return invalid("network", "the host's network is to be kept", "add Namespaces::NET");
     }
     if spec.loopback && !has(Namespaces::NET) {
         return invalid("loopback", "it would change the host's", "add Namespaces::NET");

@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::initramfs::open;
-use super::{BootError, image, payload};
+use super::{BootError, payload};
+use crate::mapping::memory_file;
 
 /// The setup header, from the file's start to the end of `payload_length`.
 const HEADER_BYTES: usize = 0x250;
@@ -81,7 +82,7 @@ pub(super) fn unpack(
     file.read_exact_at(&mut packed, start).map_err(read_failed)?;
     let elf = payload::unpack(&packed).map_err(|error| bad(error.to_string()))?;
     let failed = |error| BootError::Image { what: "the unpacked kernel", error };
-    let mut unpacked = image::memory_file(c"tare-kernel").map_err(failed)?;
+    let mut unpacked = memory_file(c"tare-kernel").map_err(failed)?;
     unpacked.write_all(&elf).map_err(failed)?;
     Ok(Some((unpacked, elf.len() as u64)))
 }

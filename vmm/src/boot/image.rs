@@ -1,13 +1,12 @@
 //! A guest laid out before it is launched.
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use super::Entry;
-use crate::mapping::{HUGE_PAGE_BYTES, View};
+use crate::mapping::{HUGE_PAGE_BYTES, View, memory_file};
 use crate::memory::low_end;
 
 /// Copied and tested for zeros at once.
@@ -163,7 +162,10 @@ impl Draft {
     pub(super) fn finish(self, entry: Entry) -> io::Result<Image> {
         let whole = self.end.next_multiple_of(HUGE_PAGE_BYTES);
         self.file.set_len(whole as u64)?;
-        View::new(&self.file, whole)?.collapse();
+        let view = View::new(&self.file, whole)?;
+        (0..whole / HUGE_PAGE_BYTES).for_each(|region| view.collapse(region));
+        // A file that is mapped to be shared cannot be sealed.
+        drop(view);
         let seals =
             libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: a descriptor of ours and plain numbers.
@@ -171,18 +173,6 @@ impl Draft {
             return Err(io::Error::last_os_error());
         }
         Ok(Image { file: self.file, bytes: whole, pieces: self.pieces, entry })
-    }
-}
-
-/// A new file in memory, which is gone when nothing has it open.
-pub(super) fn memory_file(name: &CStr) -> io::Result<File> {
-    // SAFETY: the name is a C string, and the new descriptor belongs to nobody else.
-    unsafe {
-        let fd = libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(File::from_raw_fd(fd))
     }
 }
 

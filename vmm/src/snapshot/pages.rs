@@ -59,17 +59,45 @@ impl Pages {
     /// The checksum of what `file` has there now.
     pub(crate) fn checksum_of(&self, file: &File) -> io::Result<u32> {
         let mut hasher = crc32fast::Hasher::new();
+        self.read(file, |_, bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
+        Ok(hasher.finalize())
+    }
+
+    /// Copies what `from` has there to the same places of `to`.
+    pub(crate) fn copy(&self, from: &File, to: &File) -> io::Result<()> {
+        self.read(from, |offset, bytes| to.write_all_at(bytes, offset))
+    }
+
+    fn read(
+        &self,
+        file: &File,
+        mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; RUN_BYTES];
         for extent in &self.extents {
             let mut at = extent.offset;
             while at < extent.end() {
                 let bytes = (extent.end() - at).min(RUN_BYTES as u64) as usize;
                 file.read_exact_at(&mut buffer[..bytes], at)?;
-                hasher.update(&buffer[..bytes]);
+                take(at, &buffer[..bytes])?;
                 at += bytes as u64;
             }
         }
-        Ok(hasher.finalize())
+        Ok(())
+    }
+
+    /// The numbers of the regions of so many bytes in which there is anything, in ascending order.
+    pub(crate) fn regions(&self, bytes: u64) -> Vec<usize> {
+        let spans = self.extents.iter();
+        let mut regions: Vec<_> = spans
+            .flat_map(|extent| extent.offset / bytes..=(extent.end() - 1) / bytes)
+            .map(|region| region as usize)
+            .collect();
+        regions.dedup();
+        regions
     }
 }
 

@@ -9,6 +9,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 use super::pages::{Extent, Pages};
 use super::working_set::WorkingSet;
 use super::{FormatError, Guest, Kind, MEMORY, STATE, Sections, SnapshotError};
+use crate::mapping::{HUGE_PAGE_BYTES, View, memory_file};
 use crate::memory::GuestRam;
 use crate::{Error, MemoryError, Prepared, controllers, cpu, devices};
 
@@ -29,6 +30,8 @@ pub struct Snapshot {
     /// Of the file.
     path: PathBuf,
     working_set: Option<WorkingSet>,
+    /// The file of its memory is this process's own.
+    held: bool,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -90,6 +93,7 @@ impl Snapshot {
             memory_bytes: guest.memory_bytes,
             path: directory.join(MEMORY),
             working_set: WorkingSet::load(directory, guest.memory_bytes)?,
+            held: false,
         })
     }
 
@@ -107,9 +111,36 @@ impl Snapshot {
         Err(SnapshotError::Bad { path: self.path.clone(), reason })
     }
 
+    /// Copies its memory into memory of this process's, in large pages where the host can, which all
+    /// guests that are restored from now on share: they come to what they only read two
+    /// megabytes at a time. The files are not needed any more.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::File`] and [`SnapshotError::Bad`], as of [`verify`](Snapshot::verify).
+    pub fn hold(&mut self) -> Result<(), SnapshotError> {
+        let failed = || SnapshotError::file("hold in memory", &self.path);
+        let held = memory_file(c"tare-snapshot").map_err(failed())?;
+        let whole = (self.memory_bytes as usize).next_multiple_of(HUGE_PAGE_BYTES);
+        held.set_len(whole as u64).map_err(failed())?;
+        self.pages.copy(&self.memory, &held).map_err(failed())?;
+        let view = View::new(&held, whole).map_err(failed())?;
+        for region in self.pages.regions(HUGE_PAGE_BYTES as u64) {
+            view.collapse(region);
+        }
+        self.memory = held;
+        self.held = true;
+        self.verify()
+    }
+
     /// Which pages its guests are known to need at once.
     pub fn working_set(&self) -> Option<&WorkingSet> {
         self.working_set.as_ref()
+    }
+
+    /// Whether its memory is in this process's.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
     }
 
     /// The file of its memory.

@@ -204,3 +204,43 @@ fn test_open_of_damaged_files_is_refused_with_the_reason() {
     let none = Snapshot::open(&directory.path().join("none"), &prepared);
     assert!(matches!(none.map_err(Error::from), Err(Error::Snapshot(SnapshotError::File { .. }))));
 }
+
+#[test]
+fn test_record_finds_what_a_guest_touches_and_restores_fetch_it() {
+    let name = "test_record_finds_what_a_guest_touches_and_restores_fetch_it";
+    if !has_kvm(name) {
+        return;
+    }
+    let kernel = guest::kernel(&program());
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("snapshot");
+    let (prepared, _, _) = park(&config(kernel.path()), &path);
+    let mut snapshot = Snapshot::open(&path, &prepared).expect("a snapshot");
+    let recorder = Recorder::default();
+    let recorded = Vmm::record(&prepared, &snapshot, Box::new(recorder.clone()));
+    let (mut vmm, recording) = match recorded {
+        Err(Error::Snapshot(SnapshotError::Record(error)))
+            if std::env::var("CI").as_deref() != Ok("true") =>
+        {
+            let line = format_args!("SKIPPED {name}: no userfaultfd: {error}\n");
+            return std::io::Write::write_fmt(&mut std::io::stderr(), line).expect("a line");
+        }
+        other => other.expect("a VM"),
+    };
+    assert_eq!(vmm.run().expect("an outcome").end, End::Reset);
+    assert_eq!(&recorder.seen().output()[..3], b"bcc");
+    let set = vmm.recorded(recording).expect("a working set");
+    // It writes a page of its own and one for its identity, and reads code and page tables.
+    let (written, read) = set.bytes();
+    assert!((2 * 4096..=4 * 4096).contains(&written), "{written}");
+    assert!((2 * 4096..=8 * 4096).contains(&read), "{read}");
+    set.save(&path).expect("a file");
+    snapshot = Snapshot::open(&path, &prepared).expect("a snapshot");
+    assert_eq!(snapshot.working_set(), Some(&set));
+    assert_eq!(&restore(&prepared, &snapshot)[..3], b"bcc");
+    // In memory, without the files.
+    snapshot.hold().expect("memory");
+    std::fs::remove_dir_all(&path).expect("files");
+    assert_eq!(&restore(&prepared, &snapshot)[..3], b"bcc");
+    assert_eq!(&restore(&prepared, &snapshot)[..3], b"bcc");
+}
