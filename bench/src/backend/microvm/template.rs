@@ -76,7 +76,7 @@ impl Template {
 
 /// Finds out which pages a copy touches until its workload is ready to run.
 fn record(prepared: &Prepared, snapshot: &Snapshot) -> Result<WorkingSet, Error> {
-    let watch = Watch::until(Point::Init);
+    let watch = Watch::until(Point::Ready);
     let (mut vmm, recording) = Vmm::record(prepared, snapshot, Box::new(watch.clone()))?;
     watch.run(&mut vmm)?;
     Ok(vmm.recorded(recording)?)
@@ -102,7 +102,7 @@ fn within<T>(limit: Duration, stopper: Stopper, body: impl FnOnce() -> T) -> T {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Point {
     Parked,
-    Init,
+    Ready,
 }
 
 /// Pauses the guest at a point, and keeps what it says of an error.
@@ -148,7 +148,7 @@ impl Observer for Watch {
         let _ = decoder.push(bytes, |event| {
             let text = match event {
                 Event::Frame(_, text) | Event::Text(text) => text,
-                Event::Mark(Mark::Init) if self.until == Point::Init => return self.pause(),
+                Event::Mark(Mark::Ready) if self.until == Point::Ready => return self.pause(),
                 Event::Mark(_) => return,
             };
             let _ = self.said.set(String::from_utf8_lossy(&text).trim().to_owned());
