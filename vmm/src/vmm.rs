@@ -9,7 +9,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
-use crate::devices::{self, Devices};
+use crate::devices::{self, Devices, Streams};
 use crate::layout::{IDENTITY_MAP, TSS};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
@@ -68,9 +68,24 @@ impl Vmm {
     ///
     /// [`Error::Block`] and [`Error::Vsock`] for a device that cannot be made, [`Error::Memory`]
     /// and [`Error::Kvm`] for a host that cannot run one more guest.
-    pub fn launch(prepared: &Prepared, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+    pub fn launch(prepared: &Prepared, observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+        Vmm::launch_with(prepared, Streams::new(), observer)
+    }
+
+    /// [`launch`](Vmm::launch), with sockets for the guest's vsock: its first connection to a port
+    /// of the host that is named here reaches the socket of that port. Without a vsock device they
+    /// are closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`launch`](Vmm::launch).
+    pub fn launch_with(
+        prepared: &Prepared,
+        streams: Streams,
+        mut observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
         let Prepared { config, image, identity } = prepared;
-        let virtio = devices::open(config)?;
+        let virtio = devices::open(config, streams)?;
         let irqs = interrupt_lines(virtio.len())?;
         let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
         let host = kvm::open()?;
