@@ -18,7 +18,7 @@ mod scratch;
 
 use tare_workload::{Job, WindowSize};
 
-pub use channel::{Notice, Stamped};
+pub use channel::{Channel, Notice, Stamped};
 pub use instance::{Instance, Reaped};
 pub use memory::{Scale, system_used_bytes};
 

@@ -177,6 +177,9 @@ fn launch(
         .map_err(|error: ReplicateError| error.to_string())
 }
 
+/// A longer line is printed as several.
+const LINE_MAX_BYTES: usize = 64 << 10;
+
 /// Passes a box's output on, line by line, each with the box's name before it.
 struct Labels {
     backend: &'static str,
@@ -188,8 +191,16 @@ impl Attendant for Labels {
     fn output(&mut self, is_stderr: bool, bytes: &[u8]) {
         let partial = &mut self.partial[usize::from(is_stderr)];
         partial.extend_from_slice(bytes);
-        let Some(end) = partial.iter().rposition(|byte| *byte == b'\n') else { return };
-        let rest = partial.split_off(end + 1);
+        let from = partial.len() - bytes.len();
+        let end = match partial[from..].iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => from + last + 1,
+            None if partial.len() < LINE_MAX_BYTES => return,
+            None => {
+                partial.push(b'\n');
+                partial.len()
+            }
+        };
+        let rest = partial.split_off(end);
         let lines = std::mem::replace(partial, rest);
         self.print(is_stderr, &lines);
     }

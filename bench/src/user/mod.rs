@@ -243,3 +243,7 @@ fn signal(pidfd: BorrowedFd<'_>, signal: i32) {
     // SAFETY: a signal to a pidfd cannot reach another process than the one it names.
     unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, nothing, 0) };
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
