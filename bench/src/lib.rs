@@ -41,3 +41,4 @@ pub mod report;
 pub mod results;
 mod rundir;
 pub mod statistics;
+mod user;

@@ -111,14 +111,17 @@ pub struct BlockConfig {
 
 /// A virtio socket device.
 ///
-/// A guest that connects to port P of the host (CID 2) reaches the Unix socket `PATH_P`. A program
-/// of the host that connects to `PATH` and sends `CONNECT P\n` reaches the guest's port P and is
-/// answered `OK HOSTPORT\n`.
+/// With a path: a guest that connects to port P of the host (CID 2) reaches the Unix socket `PATH_P`.
+/// A program of the host that connects to `PATH` and sends `CONNECT P\n` reaches the guest's port P
+/// and is answered `OK HOSTPORT\n`.
+///
+/// With or without one: a guest reaches the sockets that
+/// [`Vmm::launch_with`](crate::Vmm::launch_with) was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VsockConfig {
     /// The guest's address: from 3 to 4294967294.
     pub guest_cid: u32,
     /// The Unix socket that the VMM listens on; it is removed when the microVM is gone. At most 96
     /// bytes.
-    pub path: PathBuf,
+    pub path: Option<PathBuf>,
 }

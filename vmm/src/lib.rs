@@ -21,7 +21,8 @@
 //! - **A running microVM needs little of its host.** [`Vmm::confine`] puts each thread under a
 //!   seccomp filter of its kind, and no file is opened once the guest runs, so a process that is
 //!   there for one microVM can give up its root file system, user and capabilities before. (A vsock
-//!   device connects to Unix sockets by path: they must be in the root file system that is left.)
+//!   device with a path connects to Unix sockets by path: they must be in the root file system that
+//!   is left. The sockets of [`Vmm::launch_with`] need none.)
 //! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
 //!
 //! # The guest's part
@@ -86,7 +87,7 @@ pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
 pub use config::{BlockConfig, BootProtocol, Config, Pages, VsockConfig};
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
-pub use devices::{BlockError, VsockError};
+pub use devices::{BlockError, Streams, VsockError};
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
 pub use kvm::KvmError;

@@ -11,7 +11,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
-use crate::devices::{self, Devices};
+use crate::devices::{self, Devices, Streams};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
@@ -91,9 +91,24 @@ impl Vmm {
     ///
     /// [`Error::Block`] and [`Error::Vsock`] for a device that cannot be made, [`Error::Memory`]
     /// and [`Error::Kvm`] for a host that cannot run one more guest.
-    pub fn launch(prepared: &Prepared, mut observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+    pub fn launch(prepared: &Prepared, observer: Box<dyn Observer>) -> Result<Vmm, Error> {
+        Vmm::launch_with(prepared, Streams::new(), observer)
+    }
+
+    /// [`launch`](Vmm::launch), with sockets for the guest's vsock: its first connection to a port
+    /// of the host that is named here reaches the socket of that port. Without a vsock device they
+    /// are closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`launch`](Vmm::launch).
+    pub fn launch_with(
+        prepared: &Prepared,
+        streams: Streams,
+        mut observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
         let Prepared { config, image, identity, .. } = prepared;
-        let virtio = devices::open(config)?;
+        let virtio = devices::open(config, streams)?;
         let irqs = interrupt_lines(virtio.len())?;
         let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
         let host = kvm::open()?;
@@ -143,7 +158,22 @@ impl Vmm {
         snapshot: &Snapshot,
         observer: Box<dyn Observer>,
     ) -> Result<Vmm, Error> {
-        let vmm = Vmm::resurrect(prepared, snapshot, snapshot.map()?, observer)?;
+        Vmm::restore_with(prepared, snapshot, Streams::new(), observer)
+    }
+
+    /// [`restore`](Vmm::restore), with sockets for the guest's vsock, as of
+    /// [`launch_with`](Vmm::launch_with).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`restore`](Vmm::restore).
+    pub fn restore_with(
+        prepared: &Prepared,
+        snapshot: &Snapshot,
+        streams: Streams,
+        observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
+        let vmm = Vmm::resurrect(prepared, snapshot, snapshot.map()?, streams, observer)?;
         if let Some(set) = snapshot.working_set() {
             set.fetch(&vmm.ram, snapshot.is_held());
         }
@@ -163,7 +193,8 @@ impl Vmm {
         observer: Box<dyn Observer>,
     ) -> Result<(Vmm, Recording), Error> {
         let (ram, recording) = Recording::new(snapshot)?;
-        Ok((Vmm::resurrect(prepared, snapshot, ram, observer)?, recording))
+        let vmm = Vmm::resurrect(prepared, snapshot, ram, Streams::new(), observer)?;
+        Ok((vmm, recording))
     }
 
     /// What a guest of [`record`](Vmm::record) has touched. It is of no other use after that.
@@ -179,10 +210,11 @@ impl Vmm {
         prepared: &Prepared,
         snapshot: &Snapshot,
         ram: GuestRam,
+        streams: Streams,
         mut observer: Box<dyn Observer>,
     ) -> Result<Vmm, Error> {
         let Prepared { config, identity, .. } = prepared;
-        let virtio = devices::open(config)?;
+        let virtio = devices::open(config, streams)?;
         let irqs = interrupt_lines(virtio.len())?;
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;

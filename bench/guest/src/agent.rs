@@ -1,7 +1,8 @@
 //! What the agent does, from the `init` mark to the end of the box.
 //!
 //! 1. It reads the job from its arguments.
-//! 2. In a microVM it mounts what the job needs.
+//! 2. In a microVM it mounts what the job needs. It opens the socket of the command's streams, if
+//!    the job names one.
 //! 3. It lets the workload prepare.
 //! 4. `ready`; the workload runs; `done`.
 //! 5. It stays idle for as long as the job says, so that the host can weigh the box.
@@ -19,6 +20,7 @@ use tare_workload::{
 };
 
 use crate::end::{end, report_error};
+use crate::line;
 use crate::mount::{Mounts, change_root, make_directory};
 use crate::outlet::Port;
 use crate::renewal::renew;
@@ -82,12 +84,12 @@ fn work(
     } else if let Some(directory) = &job.root {
         change_root(directory)?;
     }
-    let env = Env {
-        outlet: &port,
-        scratch: job.scratch.as_deref(),
-        command: &job.command,
-        stdio: if port.is_machine() { Stdio::Frames } else { Stdio::Inherit },
+    let stdio = match job.stdio {
+        Some(line) => Stdio::Conversation { fd: line::open(line)?, terminal: job.terminal },
+        None if port.is_machine() => Stdio::Frames,
+        None => Stdio::Inherit,
     };
+    let env = Env { outlet: &port, scratch: job.scratch.as_deref(), command: &job.command, stdio };
     let mut report = Report::new();
     let mut prepared = workload.prepare(&params, &env)?;
     port.mark(Mark::Ready);
@@ -115,6 +117,9 @@ fn furnish(job: &Job, workload: &dyn Workload, mounts: &mut Mounts) -> Result<()
     if !job.command.is_empty() {
         mounts.devices()?;
         mounts.sys()?;
+    }
+    if job.terminal.is_some() {
+        mounts.terminals()?;
     }
     if let Some(directory) = &job.scratch {
         match &job.scratch_device {

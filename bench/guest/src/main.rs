@@ -22,6 +22,7 @@ extern crate alloc;
 mod agent;
 mod end;
 mod ioport;
+mod line;
 mod mount;
 mod outlet;
 mod renewal;

@@ -48,6 +48,13 @@ impl Mounts {
         optional("sysfs", "/sys").map(drop)
     }
 
+    /// Mounts /dev/pts, on a /dev that is mounted.
+    pub(crate) fn terminals(&mut self) -> Result<(), Error> {
+        make_directory("/dev/pts")?;
+        mount("devpts", "/dev/pts", "devpts", libc::MS_NOSUID | libc::MS_NOEXEC)
+            .on("mount", "devpts on /dev/pts (CONFIG_UNIX98_PTYS)")
+    }
+
     /// Mounts the ext4 file system on `device` on `directory`, read-only if the device is.
     pub(crate) fn disk(&mut self, device: &str, directory: &str) -> Result<(), Error> {
         self.devices()?;

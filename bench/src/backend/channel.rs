@@ -19,6 +19,8 @@ pub enum Notice {
     Report(Vec<u8>),
     /// What the command wrote: `true` for standard error.
     Output(bool, Vec<u8>),
+    /// So many bytes of input have left the agent.
+    Taken(u32),
     /// Console text of a guest kernel or of the VMM itself.
     Console(Vec<u8>),
     /// The box's exit status by its own word.
@@ -54,6 +56,8 @@ pub(crate) enum Wire {
     },
     /// A command's own output: `true` for standard error.
     Output(bool),
+    /// A command's standard streams, over a socket: the host's side of `tare_workload`'s `Line`.
+    Conversation(Decoder),
 }
 
 /// A descriptor that is read until its end.
@@ -109,6 +113,19 @@ impl Channel {
         Channel { fd: Some(fd), wire: Wire::Output(is_stderr) }
     }
 
+    /// A command's standard streams.
+    pub(crate) fn conversing(fd: OwnedFd) -> Channel {
+        Channel { fd: Some(fd), wire: Wire::Conversation(Decoder::default()) }
+    }
+
+    /// The socket, if this is a conversation that has not ended.
+    pub(crate) fn conversation(&self) -> Option<BorrowedFd<'_>> {
+        match self.wire {
+            Wire::Conversation(_) => self.fd(),
+            _ => None,
+        }
+    }
+
     /// What to wait on; `None` after the end.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(OwnedFd::as_fd)
@@ -119,7 +136,8 @@ impl Channel {
         match &self.wire {
             Wire::Raw(decoder) => decoder.is_inside_frame(),
             Wire::Records { partial, decoder } => !partial.is_empty() || decoder.is_inside_frame(),
-            Wire::Output(_) => false,
+            // A guest that ends in one has said nothing of its exit status either.
+            Wire::Output(_) | Wire::Conversation(_) => false,
         }
     }
 
@@ -136,6 +154,11 @@ impl Channel {
             let error = io::Error::last_os_error();
             return match error.kind() {
                 io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(()),
+                // A VMM that ended before it had read what was said to it.
+                io::ErrorKind::ConnectionReset => {
+                    self.fd = None;
+                    Ok(())
+                }
                 _ => Err(Error::drive("cannot read the box's channel")(error)),
             };
         }
@@ -150,6 +173,7 @@ impl Channel {
             Wire::Output(is_stderr) => {
                 sink(Stamped { at_ns: woke_ns, notice: Notice::Output(*is_stderr, bytes.to_vec()) })
             }
+            Wire::Conversation(decoder) => converse(decoder, fd, woke_ns, bytes, sink)?,
         }
         Ok(())
     }
@@ -162,6 +186,35 @@ fn decode(
     sink: &mut dyn FnMut(Stamped),
 ) -> Result<(), FrameError> {
     decoder.push(bytes, |event| sink(Stamped { at_ns, notice: notice_of(event) }))
+}
+
+/// Hears the agent; its last word is answered by the end of this direction.
+fn converse(
+    decoder: &mut Decoder,
+    socket: &OwnedFd,
+    at_ns: u64,
+    bytes: &[u8],
+    sink: &mut dyn FnMut(Stamped),
+) -> Result<(), FrameError> {
+    let mut misplaced = None;
+    decoder.push(bytes, |event| {
+        let notice = match event {
+            Event::Frame(FrameKind::Stdout | FrameKind::Stderr, _) => notice_of(event),
+            Event::Frame(FrameKind::Exit, ref status) if status.len() == 4 => {
+                // It fails only if the VMM is gone, which ends the stream as well.
+                // SAFETY: touches no memory.
+                unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
+                notice_of(event)
+            }
+            Event::Frame(FrameKind::Taken, ref count) => match <[u8; 4]>::try_from(&count[..]) {
+                Ok(count) => Notice::Taken(u32::from_le_bytes(count)),
+                Err(_) => return misplaced = Some("a count of input that is not four bytes"),
+            },
+            _ => return misplaced = Some("something that is not for a command's streams"),
+        };
+        sink(Stamped { at_ns, notice });
+    })?;
+    misplaced.map_or(Ok(()), |what| Err(FrameError::Misplaced(what)))
 }
 
 fn notice_of(event: Event) -> Notice {
@@ -180,6 +233,10 @@ fn notice_of(event: Event) -> Notice {
         Event::Frame(FrameKind::Error, text) => {
             Notice::Failure(String::from_utf8_lossy(&text).into_owned())
         }
+        Event::Frame(
+            FrameKind::Stdin | FrameKind::Taken | FrameKind::Signal | FrameKind::Window,
+            _,
+        ) => Notice::Failure("the agent sent a frame of a command's streams elsewhere".to_owned()),
         Event::Text(text) => Notice::Console(text),
     }
 }
@@ -270,6 +327,60 @@ mod tests {
         assert_eq!(seen[0], Stamped { at_ns: 100, notice: Notice::Edge(Edge::Enter) });
         assert_eq!(seen[1], Stamped { at_ns: 250, notice: Notice::Edge(Edge::Init) });
         assert_eq!(seen[2].notice, Notice::VmExits(vec![("io".to_owned(), 3)]));
+    }
+
+    fn frame(kind: FrameKind, payload: &[u8]) -> Vec<u8> {
+        [&tare_workload::frame_header(kind, payload.len() as u32)[..], payload].concat()
+    }
+
+    #[test]
+    fn test_conversation_is_heard_and_its_end_answered() {
+        let (ours, mut box_end) = std::os::unix::net::UnixStream::pair().unwrap();
+        for (kind, payload) in [
+            (FrameKind::Stdout, &b"out"[..]),
+            (FrameKind::Taken, &[1, 1, 0, 0]),
+            (FrameKind::Stderr, b"err"),
+            (FrameKind::Exit, &[3, 0, 0, 0]),
+        ] {
+            box_end.write_all(&frame(kind, payload)).unwrap();
+        }
+        let mut channel = Channel::conversing(ours.into());
+        let mut notices = Vec::new();
+        channel.read(7, &mut |stamped| notices.push(stamped.notice)).unwrap();
+        assert_eq!(
+            notices,
+            [
+                Notice::Output(false, b"out".to_vec()),
+                Notice::Taken(257),
+                Notice::Output(true, b"err".to_vec()),
+                Notice::ExitCode(3),
+            ]
+        );
+        // The answer is there before the agent ends.
+        assert_eq!(io::Read::read(&mut box_end, &mut [0]).unwrap(), 0);
+        drop(box_end);
+        channel.read(7, &mut |stamped| panic!("{stamped:?}")).unwrap();
+        assert!(channel.fd().is_none() && channel.conversation().is_none());
+    }
+
+    #[test]
+    fn test_conversation_of_anything_else_is_a_protocol_error() {
+        let too_long = tare_workload::FRAME_PAYLOAD_MAX_BYTES as u32 + 1;
+        for bytes in [
+            frame(FrameKind::Stdin, b"x"),
+            frame(FrameKind::Report, b""),
+            frame(FrameKind::Exit, b"123"),
+            frame(FrameKind::Taken, b"12345"),
+            vec![Mark::Done.byte()],
+            b"text".to_vec(),
+            tare_workload::frame_header(FrameKind::Stdout, too_long).to_vec(),
+        ] {
+            let (ours, mut box_end) = std::os::unix::net::UnixStream::pair().unwrap();
+            box_end.write_all(&bytes).unwrap();
+            drop(box_end);
+            let error = read_all(Channel::conversing(ours.into())).unwrap_err();
+            assert!(matches!(error, Error::Protocol(_)), "{bytes:?}: {error}");
+        }
     }
 
     #[test]

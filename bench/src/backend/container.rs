@@ -65,8 +65,13 @@ impl Backend for Container {
             .map(Into::into)
             .collect();
         spec.descriptors.push(Descriptor { number: CHANNEL_FD, source: Stream::Slot(0) });
-        if assignment.output == Output::Captured {
-            spec.stdio = [Stream::Null, Stream::Slot(1), Stream::Slot(2)];
+        match assignment.output {
+            Output::Null => {}
+            Output::Captured => spec.stdio = [Stream::Null, Stream::Slot(1), Stream::Slot(2)],
+            // Not its controlling terminal, should it be one: that stays this program's.
+            Output::Attended { .. } => {
+                spec.stdio = [Stream::Inherit, Stream::Inherit, Stream::Inherit];
+            }
         }
         let prepared = spec.prepare().map_err(|error| failed(&error))?;
         Ok(Box::new(Ready { prepared, scratch, output: assignment.output }))

@@ -37,6 +37,13 @@ pub trait Instance {
     fn speaks_for_itself(&self) -> bool {
         false
     }
+    /// The socket on which the box's command hears what `tare_workload`'s `Line` describes, if its
+    /// standard streams are relayed.
+    fn conversation(&self) -> Option<BorrowedFd<'_>>;
+    /// Whether the box gets the signals of this program's terminal by itself.
+    fn shares_terminal(&self) -> bool {
+        false
+    }
     /// Gives back every resource: cgroup, mounts, network, files. After [`reap`](Instance::reap).
     ///
     /// # Errors
@@ -137,6 +144,14 @@ impl Instance for Running {
         self.guest_ram_bytes.is_some()
     }
 
+    fn conversation(&self) -> Option<BorrowedFd<'_>> {
+        self.channels.iter().find_map(Channel::conversation)
+    }
+
+    fn shares_terminal(&self) -> bool {
+        self.guest_ram_bytes.is_none()
+    }
+
     fn clean(self: Box<Self>) -> Result<(), Error> {
         Ok(())
     }
@@ -176,6 +191,10 @@ impl Instance for Jailed {
 
     fn speaks_for_itself(&self) -> bool {
         self.guest_ram_bytes.is_some()
+    }
+
+    fn conversation(&self) -> Option<BorrowedFd<'_>> {
+        self.channels.iter().find_map(Channel::conversation)
     }
 
     fn clean(self: Box<Self>) -> Result<(), Error> {

@@ -6,7 +6,8 @@
 //! on from a snapshot that the harness holds open.
 //!
 //! The VMM stamps edges on its vCPU thread and sends them as records over a pipe; the guest's
-//! serial port carries the agent's channel.
+//! serial port carries the agent's channel. A command's standard streams go over vsock: the VMM has
+//! one end of a socket pair for the agent to connect to, and so needs no path in its jail.
 
 mod template;
 
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -22,19 +24,26 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, Captured, Config, Observer, Snapshot, Times, Vmm};
-use tare_workload::{Channel as Wire, Decoder, Event};
+use tare_vmm::{
+    BlockConfig, Captured, Config, Observer, Snapshot, Streams, Times, Vmm, VsockConfig,
+};
+use tare_workload::{
+    CONVERSATION_PORT, Channel as Wire, Decoder, Event, FrameKind, Line, frame_header,
+};
 use template::Template;
 
 use super::channel::{Channel, record};
 use super::instance::{Child, Instance, Jailed, Running};
-use super::{Assignment, Availability, Backend, Error, Prepared};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::clock::now_ns;
 use crate::host;
+use crate::interrupt;
 use crate::kit::{GuestDisks, Kit};
 
 /// The descriptor on which the VMM's process writes its records, once it is that process.
 static RECORD_FD: AtomicI32 = AtomicI32::new(-1);
+/// The guest's CID: the device is the VMM's own, so all guests may have the same.
+const GUEST_CID: u32 = 3;
 /// The user and group nobody.
 const NOBODY: u32 = 65534;
 
@@ -84,6 +93,12 @@ impl Backend for MicroVm {
             read_only,
             direct,
         };
+        if assignment.output != Output::Null {
+            job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
+        }
+        if let Output::Attended { terminal } = assignment.output {
+            job.terminal = terminal;
+        }
         let words = job.to_cmdline().map_err(|error| failed(&error))?;
         let mut blocks = Vec::new();
         blocks.extend(disks.root.as_deref().map(|path| block(path, false, false)));
@@ -95,6 +110,7 @@ impl Backend for MicroVm {
             cmdline: format!("{} -- {words}", kernel.command_line),
             memory_bytes,
             blocks,
+            vsock: job.stdio.map(|_| VsockConfig { guest_cid: GUEST_CID, path: None }),
             ..Config::default()
         };
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
@@ -109,15 +125,13 @@ impl Backend for MicroVm {
                 let mut template = template.map_err(|error| failed(&error))?;
                 if *self == MicroVm::Clone {
                     template.snapshot.hold().map_err(|error| failed(&error))?;
-                }
-                if *self == MicroVm::Clone {
                     Origin::Open(template)
                 } else {
                     Origin::Files(template)
                 }
             }
         };
-        Ok(Box::new(Ready { name, prepared, origin, jail, disks }))
+        Ok(Box::new(Ready { name, prepared, origin, jail, disks, output: assignment.output }))
     }
 }
 
@@ -176,6 +190,7 @@ struct Ready {
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
+    output: Output,
 }
 
 /// Where a guest begins.
@@ -213,14 +228,20 @@ impl Origin {
     }
 
     /// Makes the VMM of a guest that begins here.
-    fn launch(&self, prepared: &tare_vmm::Prepared) -> Result<Vmm, tare_vmm::Error> {
+    fn launch(
+        &self,
+        prepared: &tare_vmm::Prepared,
+        streams: Streams,
+    ) -> Result<Vmm, tare_vmm::Error> {
         let observer = Box::<Recorder>::default();
         match self {
-            Origin::Boot => Vmm::launch(prepared, observer),
-            Origin::Open(template) => Vmm::restore(prepared, &template.snapshot, observer),
+            Origin::Boot => Vmm::launch_with(prepared, streams, observer),
+            Origin::Open(template) => {
+                Vmm::restore_with(prepared, &template.snapshot, streams, observer)
+            }
             Origin::Files(template) => {
                 let snapshot = Snapshot::open(&template.directory, prepared)?;
-                Vmm::restore(prepared, &snapshot, observer)
+                Vmm::restore_with(prepared, &snapshot, streams, observer)
             }
         }
     }
@@ -266,20 +287,25 @@ impl Prepared for Ready {
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
         let prepared = &self.prepared;
         let guest_ram_bytes = Some(prepared.config().memory_bytes);
-        let channels = vec![Channel::records(reader)];
-        let image = prepared.as_fd().as_raw_fd();
-        // The image twice where there is nothing else.
-        let mut kept = [writer.as_raw_fd(), image, self.origin.fd().unwrap_or(image)];
-        kept.sort_unstable();
+        let mut channels = vec![Channel::records(reader)];
+        let mut streams = Streams::new();
+        let mut kept = vec![writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
+        kept.extend(self.origin.fd());
+        if prepared.config().vsock.is_some() {
+            let (ours, guests) = self.converse().map_err(failed)?;
+            kept.push(guests.as_raw_fd());
+            streams.insert(CONVERSATION_PORT, guests);
+            channels.push(Channel::conversing(ours.into()));
+        }
         let Some(jail) = &self.jail else {
             // SAFETY: this process has a single thread (the harness starts none), so the child may
             // go on using all of the program.
             return match unsafe { libc::fork() } {
                 -1 => Err(failed(io::Error::last_os_error())),
                 0 => {
-                    die_with_parent();
+                    leave_the_harness();
                     close_all_but(kept);
-                    let code = become_vmm(self, &writer, None);
+                    let code = become_vmm(self, streams, &writer, None);
                     // SAFETY: ends this process at once; atexit handlers belong to the parent.
                     unsafe { libc::_exit(code) }
                 }
@@ -290,10 +316,10 @@ impl Prepared for Ready {
             };
         };
         let child = |entrance: Entrance<'_>| {
-            die_with_parent();
+            leave_the_harness();
             // SAFETY: the VMM uses what is kept and what it opens itself, nothing else.
             unsafe { entrance.close_all_but(&kept) };
-            become_vmm(self, &writer, Some(entrance))
+            become_vmm(self, streams, &writer, Some(entrance))
         };
         // SAFETY: as above.
         let container = unsafe { jail.fork(child) };
@@ -302,17 +328,40 @@ impl Prepared for Ready {
     }
 }
 
-/// The harness's end is the VMM's.
-fn die_with_parent() {
-    // SAFETY: plain numbers.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+impl Ready {
+    /// The two ends of a command's conversation. Where nobody attends it, its input ends here.
+    fn converse(&self) -> io::Result<(UnixStream, UnixStream)> {
+        let (mut ours, guests) = UnixStream::pair()?;
+        if self.output == Output::Captured {
+            ours.write_all(&frame_header(FrameKind::Stdin, 0))?;
+        }
+        Ok((ours, guests))
+    }
+}
+
+/// The harness's end is the VMM's. The harness's handlers are not, nor what the user types at its
+/// terminal.
+fn leave_the_harness() {
+    // SAFETY: plain numbers, and no handler is installed.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        for signal in interrupt::FORWARDED {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        libc::signal(libc::SIGTERM, libc::SIG_DFL);
+    }
 }
 
 /// The child's life; its result is its exit status.
-fn become_vmm(ready: &Ready, writer: &OwnedFd, entrance: Option<Entrance<'_>>) -> i32 {
+fn become_vmm(
+    ready: &Ready,
+    streams: Streams,
+    writer: &OwnedFd,
+    entrance: Option<Entrance<'_>>,
+) -> i32 {
     RECORD_FD.store(writer.as_raw_fd(), Ordering::Relaxed);
     // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let run = AssertUnwindSafe(|| run_vmm(ready, entrance));
+    let run = AssertUnwindSafe(|| run_vmm(ready, streams, entrance));
     let failure = match panic::catch_unwind(run) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -324,20 +373,26 @@ fn become_vmm(ready: &Ready, writer: &OwnedFd, entrance: Option<Entrance<'_>>) -
     i32::from(failure.is_some())
 }
 
-/// Closes what the harness has open, except the standard descriptors (standard error is for a
-/// panic's message) and those given, in ascending order.
-fn close_all_but(kept: [RawFd; 3]) {
-    let [a, b, c] = kept.map(i32::unsigned_abs);
-    for (first, last) in [(3, a - 1), (a + 1, b - 1), (b + 1, c - 1), (c + 1, u32::MAX)] {
-        if first <= last {
+/// Closes what the harness has open, except these descriptors and the standard ones: standard error
+/// is for a panic's message.
+fn close_all_but(mut kept: Vec<i32>) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for kept in kept.into_iter().map(i32::unsigned_abs).chain([u32::MAX]) {
+        if kept > first {
             // SAFETY: plain numbers; nothing in this process uses the parent's descriptors.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
         }
+        first = first.max(kept.saturating_add(1));
     }
 }
 
-fn run_vmm(ready: &Ready, entrance: Option<Entrance<'_>>) -> Result<(), Box<dyn error::Error>> {
-    let mut vmm = ready.origin.launch(&ready.prepared)?;
+fn run_vmm(
+    ready: &Ready,
+    streams: Streams,
+    entrance: Option<Entrance<'_>>,
+) -> Result<(), Box<dyn error::Error>> {
+    let mut vmm = ready.origin.launch(&ready.prepared, streams)?;
     if let Some(entrance) = entrance {
         entrance.enter()?;
     }

@@ -16,9 +16,9 @@ mod process;
 mod qemu;
 mod scratch;
 
-use tare_workload::Job;
+use tare_workload::{Job, WindowSize};
 
-pub use channel::{Notice, Stamped};
+pub use channel::{Channel, Notice, Stamped};
 pub use instance::{Instance, Reaped};
 pub use memory::{Scale, system_used_bytes};
 
@@ -51,17 +51,24 @@ pub struct Assignment {
     pub scratch_mib: Option<u64>,
     /// Whether the scratch space's own caching is avoided below the box as well (O_DIRECT).
     pub direct: bool,
-    /// Where the box's standard output and error go.
+    /// Where the box's standard streams go.
     pub output: Output,
 }
 
-/// What becomes of a box's standard output and error.
+/// What becomes of a box's standard streams. Its input is empty but for the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// Discarded.
     Null,
     /// Collected by the harness, as [`Notice::Output`].
     Captured,
+    /// They, and the input too, are this program's own: inherited by a process or container, and
+    /// relayed by the harness for a microVM ([`Instance::conversation`]).
+    Attended {
+        /// Size of the terminal that the command gets in a microVM, if it gets one. What others
+        /// inherit may be one already.
+        terminal: Option<WindowSize>,
+    },
 }
 
 /// A backend failed; the text says at what, on what, and what to do.

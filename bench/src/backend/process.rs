@@ -83,7 +83,8 @@ impl Prepared for Ready {
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {
         let failed = |error: io::Error| Error::launch(NAME)(&error);
         let pipes = Pipes::new(self.output).map_err(failed)?;
-        let pid = spawn(&self.program, &self.arguments, &pipes).map_err(failed)?;
+        let inherits = matches!(self.output, Output::Attended { .. });
+        let pid = spawn(&self.program, &self.arguments, &pipes, inherits).map_err(failed)?;
         let child = Child::adopt(pid).map_err(failed)?;
         Ok(Box::new(Running { child, channels: pipes.into_channels(), guest_ram_bytes: None }))
     }
@@ -98,7 +99,7 @@ pub(super) struct Pipes {
 impl Pipes {
     pub(super) fn new(output: Output) -> io::Result<Pipes> {
         let output = match output {
-            Output::Null => None,
+            Output::Null | Output::Attended { .. } => None,
             Output::Captured => Some([pipe()?, pipe()?]),
         };
         Ok(Pipes { channel: pipe()?, output })
@@ -131,13 +132,22 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// posix_spawn(3): in musl a clone(2) that shares memory until the exec, like vfork.
-fn spawn(program: &CString, arguments: &[CString], pipes: &Pipes) -> io::Result<libc::pid_t> {
+/// `inherits` says whether the standard streams are this process's.
+fn spawn(
+    program: &CString,
+    arguments: &[CString],
+    pipes: &Pipes,
+    inherits: bool,
+) -> io::Result<libc::pid_t> {
     let mut argv: Vec<_> = arguments.iter().map(|argument| argument.as_ptr().cast_mut()).collect();
     argv.push(std::ptr::null_mut());
     let environment = [std::ptr::null_mut()];
     let mut actions = FileActions::new()?;
-    actions.open_null(0)?;
+    if !inherits {
+        actions.open_null(0)?;
+    }
     match pipes.output() {
+        None if inherits => {}
         None => {
             actions.open_null(1)?;
             actions.open_null(2)?;

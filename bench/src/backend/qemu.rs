@@ -14,7 +14,7 @@ use tare_workload::Channel as Wire;
 use super::channel::Channel;
 use super::instance::{Child, Instance, Running};
 use super::microvm::probe_virtualization;
-use super::{Assignment, Availability, Backend, Error, Prepared};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::kit::{GuestDisks, Kit};
 
 const NAME: &str = "qemu";
@@ -76,6 +76,9 @@ impl Backend for QemuMicroVm {
 
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let failed = Error::prepare(NAME);
+        if let Output::Attended { .. } = assignment.output {
+            return Err(failed(&"it has no way in for a command's input; use the microvm"));
+        }
         let disks = GuestDisks::new(kit, assignment).map_err(|error| failed(&error))?;
         let mut job = assignment.job.clone();
         job.channel = Wire::Com1;

@@ -1,7 +1,8 @@
 //! `tare launch`: one command in several boxes, side by side.
 
 use std::ffi::OsString;
-use std::io::{Write, stderr, stdout};
+use std::io::{self, Write, stderr, stdout};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,19 +11,25 @@ use tare_workload::{Channel, Job};
 use super::lab::{Errand, FlavourArg, MachineArgs};
 use super::{HostChoice, KitArgs, exit, table};
 use crate::backend::{self, Assignment, Availability, Backend, Output};
-use crate::harness::{Conduct, ReplicateError, replicate};
+use crate::harness::{Attendant, Conduct, ReplicateError, replicate};
 use crate::host;
 use crate::interrupt;
 use crate::kit::Kit;
 use crate::lab::LAB_VARIABLE;
 use crate::results::Sample;
 use crate::rundir::RunDir;
+use crate::user::{self, User};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     tare launch -- uname -a\n  \
     tare launch --on process,container -- sh -c 'echo $$; id'\n  \
-    tare launch --host lab -- cat /proc/cpuinfo\n\n\
+    tare launch --host lab -- cat /proc/cpuinfo\n  \
+    tar -c . | tare launch -i --on microvm -- tar -t\n  \
+    tare launch -t --on microvm -- sh\n\n\
+    With -i or -t one box has this program's standard streams as they are, and the signals that\n\
+    are sent to it; nothing else is printed, and nothing limits its time but --timeout-s. With -t\n\
+    a microVM's command has a terminal of its own; others inherit the one that there is.\n\n\
     The command is looked up in the root file system that all boxes share (--rootfs). A plain\n\
     process only changes its root into it: the same files, no isolation.")]
 pub(super) struct LaunchArgs {
@@ -33,9 +40,15 @@ pub(super) struct LaunchArgs {
     /// Where boxes run
     #[arg(long, value_enum, default_value_t = HostChoice::Auto)]
     host: HostChoice,
-    /// Kill a box after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    timeout_s: u64,
+    /// Give the command this program's standard input, output and error; for a single box
+    #[arg(short, long, conflicts_with = "json")]
+    interactive: bool,
+    /// Give it a terminal, too; implies --interactive
+    #[arg(short, long, conflicts_with = "json")]
+    tty: bool,
+    /// Kill a box after this many seconds [default: 60, or never if it is interactive]
+    #[arg(long, value_name = "SECONDS")]
+    timeout_s: Option<u64>,
     /// Print the boxes' phases, exit codes and memory as JSON on standard output; their output
     /// goes to standard error
     #[arg(long)]
@@ -61,6 +74,9 @@ struct Row {
 }
 
 pub(super) fn run(args: &LaunchArgs) -> anyhow::Result<u8> {
+    if args.is_attended() {
+        return attend(args);
+    }
     if args.goes_to_the_lab() {
         return launch_in_lab(args);
     }
@@ -68,7 +84,10 @@ pub(super) fn run(args: &LaunchArgs) -> anyhow::Result<u8> {
     let kit = Kit::new(args.kit.choice())?;
     let mut rows = Vec::new();
     for backend in args.on.iter().filter_map(|name| backend::find(name)) {
-        let outcome = launch(&kit, backend, args);
+        let mut labels =
+            Labels { backend: backend.name(), to_stderr: args.json, partial: Default::default() };
+        let outcome = launch(&kit, backend, args, Output::Captured, &mut labels);
+        labels.finish();
         rows.push(Row { backend: backend.name(), outcome });
         if interrupt::requested() {
             return Ok(exit::INTERRUPTED);
@@ -83,7 +102,41 @@ pub(super) fn run(args: &LaunchArgs) -> anyhow::Result<u8> {
     Ok(code_of(&rows))
 }
 
+/// One box that has this program's standard streams.
+fn attend(args: &LaunchArgs) -> anyhow::Result<u8> {
+    let [name] = &args.on[..] else {
+        anyhow::bail!("one command can have standard input: name one box, as in --on microvm");
+    };
+    if args.goes_to_the_lab() {
+        anyhow::bail!(
+            "the lab has no input: run `tare lab --program SHELL` with a script that feeds tare"
+        );
+    }
+    let Some(backend) = backend::find(name) else { anyhow::bail!("there is no backend {name}") };
+    let kit = Kit::new(args.kit.choice())?;
+    let (stdin, stdout, stderr) = (io::stdin(), stdout(), stderr());
+    let terminal = args.tty.then(|| user::terminal_size(stdin.as_fd()));
+    // A terminal that the box inherits is its to set up.
+    let gives_terminal = args.tty && name == "microvm";
+    let mut user = User::begin(stdin.as_fd(), [stdout.as_fd(), stderr.as_fd()], gives_terminal)?;
+    let outcome = launch(&kit, backend, args, Output::Attended { terminal }, &mut user);
+    user.finish()?;
+    if let Err(why) = &outcome {
+        eprintln!("tare: {name}: {why}");
+    }
+    Ok(code_of(&[Row { backend: backend.name(), outcome }]))
+}
+
 impl LaunchArgs {
+    fn is_attended(&self) -> bool {
+        self.interactive || self.tty
+    }
+
+    fn timeout(&self) -> Duration {
+        let default_s = if self.is_attended() { u64::MAX } else { 60 };
+        Duration::from_secs(self.timeout_s.unwrap_or(default_s))
+    }
+
     fn goes_to_the_lab(&self) -> bool {
         let needs_virtualization =
             self.on.iter().any(|name| name != "process" && name != "container");
@@ -99,7 +152,13 @@ impl LaunchArgs {
     }
 }
 
-fn launch(kit: &Kit, backend: &'static dyn Backend, args: &LaunchArgs) -> Result<Sample, String> {
+fn launch(
+    kit: &Kit,
+    backend: &'static dyn Backend,
+    args: &LaunchArgs,
+    output: Output,
+    attendant: &mut dyn Attendant,
+) -> Result<Sample, String> {
     if let Availability::Unavailable { why, remedy } = backend.probe(kit) {
         return Err(format!("{why}; {remedy}"));
     }
@@ -110,18 +169,16 @@ fn launch(kit: &Kit, backend: &'static dyn Backend, args: &LaunchArgs) -> Result
         with_rootfs: true,
         scratch_mib: None,
         direct: false,
-        output: Output::Captured,
+        output,
     };
     let prepared = backend.prepare(kit, &assignment).map_err(|error| error.to_string())?;
-    let conduct = Conduct { workload, weigh: false, timeout: Duration::from_secs(args.timeout_s) };
-    let mut labels =
-        Labels { backend: backend.name(), to_stderr: args.json, partial: Default::default() };
-    let result = replicate(prepared.as_ref(), conduct, &mut |is_stderr, bytes| {
-        labels.write(is_stderr, bytes)
-    });
-    labels.finish();
-    result.map_err(|error: ReplicateError| error.to_string())
+    let conduct = Conduct { workload, weigh: false, timeout: args.timeout() };
+    replicate(prepared.as_ref(), conduct, attendant)
+        .map_err(|error: ReplicateError| error.to_string())
 }
+
+/// A longer line is printed as several.
+const LINE_MAX_BYTES: usize = 64 << 10;
 
 /// Passes a box's output on, line by line, each with the box's name before it.
 struct Labels {
@@ -130,16 +187,26 @@ struct Labels {
     partial: [Vec<u8>; 2],
 }
 
-impl Labels {
-    fn write(&mut self, is_stderr: bool, bytes: &[u8]) {
+impl Attendant for Labels {
+    fn output(&mut self, is_stderr: bool, bytes: &[u8]) {
         let partial = &mut self.partial[usize::from(is_stderr)];
         partial.extend_from_slice(bytes);
-        let Some(end) = partial.iter().rposition(|byte| *byte == b'\n') else { return };
-        let rest = partial.split_off(end + 1);
+        let from = partial.len() - bytes.len();
+        let end = match partial[from..].iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => from + last + 1,
+            None if partial.len() < LINE_MAX_BYTES => return,
+            None => {
+                partial.push(b'\n');
+                partial.len()
+            }
+        };
+        let rest = partial.split_off(end);
         let lines = std::mem::replace(partial, rest);
         self.print(is_stderr, &lines);
     }
+}
 
+impl Labels {
     fn finish(&mut self) {
         for is_stderr in [false, true] {
             let mut rest = std::mem::take(&mut self.partial[usize::from(is_stderr)]);
@@ -201,7 +268,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
         ["launch", "--host", "local", "--on"].map(OsString::from).to_vec();
     arguments.push(args.on.join(",").into());
     arguments.push("--timeout-s".into());
-    arguments.push(args.timeout_s.to_string().into());
+    arguments.push(args.timeout().as_secs().to_string().into());
     arguments.push("--memory-mib".into());
     arguments.push(args.kit.memory_mib.to_string().into());
     arguments.extend(args.json.then(|| OsString::from("--json")));

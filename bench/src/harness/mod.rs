@@ -4,11 +4,13 @@
 //! in an order drawn from the recorded seed, so that no cell runs alone and drift of the machine
 //! falls on all alike (METHOD rules 4 and 5). Nothing here knows a backend or a workload by name.
 
+mod attendant;
 mod floor;
 mod replicate;
 mod run;
 mod seed;
 
+pub use attendant::Attendant;
 pub use floor::measure as measure_floors;
 pub use replicate::{Conduct, Error as ReplicateError, replicate};
 pub use run::{CellPlan, Finished, Schedule, run};

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tare_workload::{Report, Workload};
 
+use super::attendant::Attendant;
 use crate::backend::{self, Instance, Notice, Prepared, Stamped, system_used_bytes};
 use crate::clock::now_ns;
 use crate::interrupt;
@@ -89,20 +90,20 @@ const CONSOLE_TAIL_BYTES: usize = 1500;
 
 /// Launches one instance and follows it to its end.
 ///
-/// `on_output` gets what the box's command writes: `true` for standard error.
+/// `attendant` gets what the box's command writes.
 ///
 /// # Errors
 /// [`Error`]; whatever it is, the instance is gone and what it held is given back.
 pub fn replicate(
     prepared: &dyn Prepared,
     conduct: Conduct,
-    on_output: &mut dyn FnMut(bool, &[u8]),
+    attendant: &mut dyn Attendant,
 ) -> Result<Sample, Error> {
     let used_before = if conduct.weigh { system_used_bytes().ok() } else { None };
     let mut record = Record { launch_ns: now_ns(), ..Record::default() };
     record.sample.edges_ns.insert(Edge::Launch, 0);
     let mut instance = prepared.launch()?;
-    if let Err(error) = follow(instance.as_mut(), conduct, used_before, &mut record, on_output) {
+    if let Err(error) = follow(instance.as_mut(), conduct, used_before, &mut record, attendant) {
         instance.kill();
         let _ = instance.reap();
         let _ = instance.clean();
@@ -110,7 +111,7 @@ pub fn replicate(
     }
     let reaped = instance.reap()?;
     record.stamp(Edge::Exit, now_ns());
-    drain(instance.as_mut(), &mut record, on_output)?;
+    drain(instance.as_mut(), &mut record, attendant)?;
     let speaks_for_itself = instance.speaks_for_itself();
     instance.clean()?;
     record.stamp(Edge::Clean, now_ns());
@@ -124,20 +125,21 @@ fn follow(
     conduct: Conduct,
     used_before: Option<u64>,
     record: &mut Record,
-    on_output: &mut dyn FnMut(bool, &[u8]),
+    attendant: &mut dyn Attendant,
 ) -> Result<(), Error> {
     let deadline_ns =
         record.launch_ns + u64::try_from(conduct.timeout.as_nanos()).unwrap_or(u64::MAX / 2);
     loop {
-        let (ended, ready) = wait(instance, deadline_ns).map_err(Error::Wait)?;
+        let (ended, ready) = wait(instance, deadline_ns, attendant).map_err(Error::Wait)?;
         let woke_ns = now_ns();
+        attendant.serve(instance).map_err(Error::Wait)?;
         if interrupt::requested() {
             return Err(Error::Interrupted);
         }
         let was_done = record.sample.edges_ns.contains_key(&Edge::Done);
         for index in ready {
             instance.channels()[index]
-                .read(woke_ns, &mut |stamped| record.take(stamped, on_output))?;
+                .read(woke_ns, &mut |stamped| record.take(stamped, attendant))?;
         }
         let is_done = record.sample.edges_ns.contains_key(&Edge::Done);
         if conduct.weigh && is_done && !was_done {
@@ -155,19 +157,25 @@ fn follow(
 }
 
 /// Sleeps until something happens; says whether the process ended and which channels have news.
-fn wait(instance: &mut dyn Instance, deadline_ns: u64) -> io::Result<(bool, Vec<usize>)> {
+fn wait(
+    instance: &mut dyn Instance,
+    deadline_ns: u64,
+    attendant: &dyn Attendant,
+) -> io::Result<(bool, Vec<usize>)> {
     let left_ms = deadline_ns.saturating_sub(now_ns()).div_ceil(1_000_000);
     let timeout = PollTimeout::try_from(left_ms.min(i32::MAX as u64)).unwrap_or(PollTimeout::MAX);
     let channel_fds: Vec<(usize, i32)> = {
         use std::os::fd::AsRawFd;
         let channels = instance.channels().iter().enumerate();
-        channels.filter_map(|(index, channel)| Some((index, channel.fd()?.as_raw_fd()))).collect()
+        let heard = channels.take_while(|_| !attendant.is_full());
+        heard.filter_map(|(index, channel)| Some((index, channel.fd()?.as_raw_fd()))).collect()
     };
     let mut fds = vec![PollFd::new(instance.pidfd(), PollFlags::POLLIN)];
     fds.extend(channel_fds.iter().map(|(_, fd)| {
         // SAFETY: the channel owns the descriptor and is not touched while `fds` lives.
         PollFd::new(unsafe { BorrowedFd::borrow_raw(*fd) }, PollFlags::POLLIN)
     }));
+    fds.extend(attendant.polls(instance));
     match poll(&mut fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),
@@ -181,7 +189,7 @@ fn wait(instance: &mut dyn Instance, deadline_ns: u64) -> io::Result<(bool, Vec<
 fn drain(
     instance: &mut dyn Instance,
     record: &mut Record,
-    on_output: &mut dyn FnMut(bool, &[u8]),
+    attendant: &mut dyn Attendant,
 ) -> Result<(), Error> {
     for channel in instance.channels() {
         // A descendant that outlives the box's first process must not hold the harness up, be it
@@ -194,7 +202,7 @@ fn drain(
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Error::Wait(errno.into())),
             }
-            channel.read(now_ns(), &mut |stamped| record.take(stamped, on_output))?;
+            channel.read(now_ns(), &mut |stamped| record.take(stamped, attendant))?;
         }
         if channel.is_inside_message() {
             return Err(Error::CutShort);
@@ -241,13 +249,14 @@ impl Record {
         self.sample.edges_ns.entry(edge).or_insert(at_ns.saturating_sub(self.launch_ns));
     }
 
-    fn take(&mut self, stamped: Stamped, on_output: &mut dyn FnMut(bool, &[u8])) {
+    fn take(&mut self, stamped: Stamped, attendant: &mut dyn Attendant) {
         match stamped.notice {
             Notice::Edge(edge) => self.stamp(edge, stamped.at_ns),
             // The agent itself times a series of these, and reports it.
             Notice::Probe => {}
             Notice::Report(text) => self.report = Some(text),
-            Notice::Output(is_stderr, bytes) => on_output(is_stderr, &bytes),
+            Notice::Output(is_stderr, bytes) => attendant.output(is_stderr, &bytes),
+            Notice::Taken(bytes) => attendant.taken(bytes),
             Notice::Console(bytes) => {
                 self.console.extend_from_slice(&bytes);
                 let excess = self.console.len().saturating_sub(CONSOLE_TAIL_BYTES);

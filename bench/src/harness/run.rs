@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::attendant::Nobody;
 use super::replicate::{self, Conduct, replicate};
 use crate::backend::{Assignment, Availability, Backend, Prepared};
 use crate::clock::now_ns;
@@ -154,7 +155,7 @@ impl Work {
         let result = prepared
             .reset()
             .map_err(replicate::Error::from)
-            .and_then(|()| replicate(prepared.as_ref(), conduct, &mut |_, _| {}));
+            .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody));
         match result {
             Ok(sample) if sample.exit_code != 0 => {
                 let why = format!("the box ended with exit code {}", sample.exit_code);

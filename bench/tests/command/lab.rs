@@ -10,12 +10,12 @@ use std::process::Command;
 use crate::common::{Traces, alone, load_only, may_run, output, tare, text};
 use tare::results::{Clock, Results, Status};
 
-fn has_lab() -> bool {
+pub(crate) fn has_lab() -> bool {
     let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
     qemu.is_ok_and(|output| output.status.success())
 }
 
-fn lab(flavour: &str, out: &Path) -> Command {
+pub(crate) fn lab(flavour: &str, out: &Path) -> Command {
     let mut command = tare();
     command.args(["lab", "--flavour", flavour, "--lab-timeout-s", "600", "--out"]).arg(out);
     command

@@ -1,6 +1,7 @@
 //! Tests of the `tare` command as its user has it: [`cli`] needs nothing, [`host`] needs root,
 //! [`lab`] needs QEMU.
 
+mod attended;
 mod cli;
 mod common;
 mod host;

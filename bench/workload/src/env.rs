@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use crate::{Errno, FrameKind, Mark};
+use crate::{Errno, FrameKind, Mark, WindowSize};
 
 /// The way out of the box: where marks and frames go.
 pub trait Outlet {
@@ -30,6 +30,13 @@ pub enum Stdio {
     Inherit,
     /// Output goes through frames and input is empty: the box has one channel and no more.
     Frames,
+    /// They go through a socket of their own, see [`Line`](crate::Line).
+    Conversation {
+        /// The socket. The workload may make it non-blocking.
+        fd: i32,
+        /// Size of the terminal that the command gets, if it gets one.
+        terminal: Option<WindowSize>,
+    },
 }
 
 /// What a workload finds in its box.

@@ -89,6 +89,9 @@ pub enum Error {
         /// What the kernel answered.
         why: String,
     },
+    /// The host, at its end of the command's streams, is gone or breaks their rules.
+    #[error("the host, which holds the command's standard streams, {0}")]
+    Conversation(&'static str),
 }
 
 impl Error {

@@ -34,6 +34,14 @@ pub enum FrameKind {
     Exit = 4,
     /// Why the agent or its workload failed: UTF-8 text.
     Error = 5,
+    /// Bytes for the command's standard input, or none for its end.
+    Stdin = 6,
+    /// How many bytes of input have left the agent: `u32`, little-endian.
+    Taken = 7,
+    /// A signal for the command: its number, one byte.
+    Signal = 8,
+    /// The size of the command's terminal, see [`WindowSize`](crate::WindowSize).
+    Window = 9,
 }
 
 impl FrameKind {
@@ -44,6 +52,10 @@ impl FrameKind {
             3 => Some(FrameKind::Stderr),
             4 => Some(FrameKind::Exit),
             5 => Some(FrameKind::Error),
+            6 => Some(FrameKind::Stdin),
+            7 => Some(FrameKind::Taken),
+            8 => Some(FrameKind::Signal),
+            9 => Some(FrameKind::Window),
             _ => None,
         }
     }
@@ -76,6 +88,10 @@ pub enum FrameError {
     /// The length is over [`FRAME_PAYLOAD_MAX_BYTES`].
     #[error("the box announced a frame of {0} bytes, more than {FRAME_PAYLOAD_MAX_BYTES} allowed")]
     Length(u32),
+    /// A frame that is none of the sender's, or not in this place, or whose payload is none of its
+    /// kind; or something that is no frame where there are frames alone.
+    #[error("the box sent {0} where it has no place")]
+    Misplaced(&'static str),
 }
 
 /// Splits a channel's bytes into [`Event`]s, across any fragmentation.
@@ -223,8 +239,8 @@ mod tests {
 
     #[test]
     fn test_frame_invalid_kind_or_length_returns_error_for_ever() {
-        let unknown = [FRAME_START, 9, 0, 0, 0, 0];
-        assert_eq!(decode([&unknown[..]]).1, Err(FrameError::Kind(9)));
+        let unknown = [FRAME_START, 10, 0, 0, 0, 0];
+        assert_eq!(decode([&unknown[..]]).1, Err(FrameError::Kind(10)));
         let too_long = frame_header(FrameKind::Stdout, FRAME_PAYLOAD_MAX_BYTES as u32 + 1);
         let mut decoder = Decoder::default();
         for _ in 0..2 {
@@ -250,6 +266,10 @@ mod tests {
             FrameKind::Stderr,
             FrameKind::Exit,
             FrameKind::Error,
+            FrameKind::Stdin,
+            FrameKind::Taken,
+            FrameKind::Signal,
+            FrameKind::Window,
         ]);
         let mark = prop::sample::select(vec![Mark::Init, Mark::Ready, Mark::Done, Mark::Probe]);
         prop_oneof![
@@ -292,7 +312,7 @@ mod tests {
         #[test]
         fn test_any_bytes_decode_alike_in_any_fragmentation(
             bytes in prop::collection::vec(
-                prop_oneof![any::<u8>(), 0xF8u8..=0xFF, 0u8..6], 0..200),
+                prop_oneof![any::<u8>(), 0xF8u8..=0xFF, 0u8..11], 0..200),
             sizes in prop::collection::vec(1usize..20, 1..6),
         ) {
             let whole = decode([&bytes[..]]);

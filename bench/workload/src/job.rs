@@ -11,6 +11,7 @@
 //! | `park=1` | [`Job::parks`] |
 //! | `hold_ms=N` | [`Job::hold_ms`] |
 //! | `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
+//! | `stdio=fd:N` or `stdio=vsock:PORT`, `terminal=ROWSxCOLUMNS` | the fields of these names |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
 //! | any other `key=value` | [`Job::parameters`] |
 
@@ -19,6 +20,8 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::channel::Channel;
+use crate::conversation::{Line, WindowSize};
 use crate::percent;
 use crate::report::clipped;
 
@@ -34,32 +37,6 @@ pub const JOB_WORD_MAX_BYTES: usize = 128 << 10;
 
 /// The word of [`Job::parks`]; the agent looks for it before it reads anything else.
 pub const PARK_WORD: &str = "park=1";
-
-/// Where the agent writes its marks and frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    /// An inherited descriptor.
-    Fd(i32),
-    /// The first serial port, I/O port 0x3f8, which every VMM has.
-    Com1,
-}
-
-impl Channel {
-    /// Reads `channel=…`; `None` if `word` is anything else. Allocates nothing: the agent needs its
-    /// channel before it does anything else.
-    pub fn from_word(word: &[u8]) -> Option<Channel> {
-        match word.strip_prefix(b"channel=")? {
-            b"com1" => Some(Channel::Com1),
-            value => {
-                let digits = value.strip_prefix(b"fd:")?;
-                let is_plain = (1..=9).contains(&digits.len());
-                (is_plain && digits.iter().all(u8::is_ascii_digit)).then(|| {
-                    Channel::Fd(digits.iter().fold(0, |n, digit| n * 10 + i32::from(digit - b'0')))
-                })
-            }
-        }
-    }
-}
 
 /// A job: a workload by name, its parameters, and how to behave around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +61,10 @@ pub struct Job {
     pub scratch_device: Option<String>,
     /// Command to run, for the workload `run`: program and arguments.
     pub command: Vec<String>,
+    /// The socket that carries the command's standard streams, where they are not the agent's own.
+    pub stdio: Option<Line>,
+    /// Size of the terminal that the command gets, if it gets one; only with `stdio`.
+    pub terminal: Option<WindowSize>,
 }
 
 /// A job's words could not be understood.
@@ -140,6 +121,8 @@ impl Job {
             scratch: None,
             scratch_device: None,
             command: Vec::new(),
+            stdio: None,
+            terminal: None,
         }
     }
 
@@ -170,6 +153,8 @@ impl Job {
         ] {
             words.extend(value.as_ref().map(|value| pair(key, value)));
         }
+        words.extend(self.stdio.map(|line| alloc::format!("stdio={line}")));
+        words.extend(self.terminal.map(|size| alloc::format!("terminal={size}")));
         if !self.command.is_empty() {
             let arguments: Vec<_> = self.command.iter().map(|word| percent::encode(word)).collect();
             words.push(alloc::format!("command={}", arguments.join(",")));
@@ -237,6 +222,16 @@ impl Job {
                 "root" => job.root = Some(decoded(key, value)?),
                 "scratch" => job.scratch = Some(decoded(key, value)?),
                 "scratch_device" => job.scratch_device = Some(decoded(key, value)?),
+                "stdio" => {
+                    let line = Line::parse(value);
+                    let wrong = || invalid(key, value, "it must be fd:NUMBER or vsock:PORT");
+                    job.stdio = Some(line.ok_or_else(wrong)?);
+                }
+                "terminal" => {
+                    let size = WindowSize::parse(value);
+                    let wrong = || invalid(key, value, "it must be ROWSxCOLUMNS");
+                    job.terminal = Some(size.ok_or_else(wrong)?);
+                }
                 "command" => {
                     job.command = value
                         .split(',')
@@ -256,8 +251,18 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 8] =
-    ["channel", "park", "workload", "hold_ms", "root", "scratch", "scratch_device", "command"];
+pub(crate) const RESERVED_KEYS: [&str; 10] = [
+    "channel",
+    "park",
+    "workload",
+    "hold_ms",
+    "root",
+    "scratch",
+    "scratch_device",
+    "stdio",
+    "terminal",
+    "command",
+];
 
 fn pair(key: &str, value: &str) -> String {
     alloc::format!("{key}={}", percent::encode(value))
@@ -332,6 +337,14 @@ mod tests {
                 "channel=com1 workload=a command=a%00b",
                 "command=a%00b is not valid: a NUL cannot be part of it",
             ),
+            (
+                "channel=com1 workload=a stdio=com1",
+                "stdio=com1 is not valid: it must be fd:NUMBER or vsock:PORT",
+            ),
+            (
+                "channel=com1 workload=a terminal=80",
+                "terminal=80 is not valid: it must be ROWSxCOLUMNS",
+            ),
             ("channel=com1 workload=a x=%ff", "x=%ff is not valid: it is not UTF-8"),
         ] {
             assert_eq!(parse(line).unwrap_err().to_string(), text, "{line}");
@@ -355,14 +368,6 @@ mod tests {
         assert_eq!(error, JobError::Words { words: 65, most: 64 });
     }
 
-    #[test]
-    fn test_channel_word_invalid_descriptor_returns_none() {
-        for word in ["channel=fd:", "channel=fd:+3", "channel=fd:9999999999", "channel=", "fd:3"] {
-            assert_eq!(Channel::from_word(word.as_bytes()), None, "{word}");
-        }
-        assert_eq!(Channel::from_word(b"channel=fd:3"), Some(Channel::Fd(3)));
-    }
-
     prop_compose! {
         fn any_job()(
             channel in prop_oneof![Just(Channel::Com1), (0..1000).prop_map(Channel::Fd)],
@@ -372,10 +377,14 @@ mod tests {
             hold_ms in any::<u32>(),
             paths in proptest::array::uniform3(proptest::option::of("[^\0]{0,12}")),
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
+            stdio in proptest::option::of(any::<u32>().prop_map(Line::Vsock)),
+            terminal in proptest::option::of(any::<(u16, u16)>()),
         ) -> Job {
             let [root, scratch, scratch_device] = paths;
+            let terminal = terminal.map(|(rows, columns)| WindowSize { rows, columns });
             Job {
                 channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, command,
+                stdio, terminal,
             }
         }
     }

@@ -8,7 +8,8 @@
 //! - a [`Job`] tells the agent what to do, as words on a command line;
 //! - a [`Mark`] is a single byte by which the box says *now*;
 //! - a [`Report`] carries the samples home, in a frame that the host's [`Decoder`] picks out of the
-//!   stream.
+//!   stream;
+//! - a [`Line`] carries a command's standard streams, both ways: `conversation.rs` has the rules.
 //!
 //! # Rules
 //!
@@ -52,7 +53,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod channel;
 mod clock;
+mod conversation;
 mod env;
 mod error;
 mod frame;
@@ -66,6 +69,8 @@ mod sys;
 mod workload;
 mod workloads;
 
+pub use channel::Channel;
+pub use conversation::{CONVERSATION_PORT, INPUT_WINDOW_BYTES, Line, WindowSize};
 pub use env::{Env, Outlet, Stdio};
 pub use error::{Context, Errno, Error};
 pub use frame::{
@@ -73,8 +78,8 @@ pub use frame::{
     FrameKind, frame_header,
 };
 pub use job::{
-    CMDLINE_MAX_BYTES, CMDLINE_WORDS_MAX, Channel, JOB_WORD_MAX_BYTES, JOB_WORDS_MAX, Job,
-    JobError, PARK_WORD,
+    CMDLINE_MAX_BYTES, CMDLINE_WORDS_MAX, JOB_WORD_MAX_BYTES, JOB_WORDS_MAX, Job, JobError,
+    PARK_WORD,
 };
 pub use mark::Mark;
 pub use parameter::{Parameter, ParameterError, Params};

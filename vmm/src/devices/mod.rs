@@ -18,7 +18,7 @@ use kvm_ioctls::VmFd;
 pub(crate) use line::Line;
 pub(crate) use saved::Saved;
 pub(crate) use virtio::{Block, Device, Notify, Rng, SavedTransport, Transport, Vsock};
-pub use virtio::{BlockError, VsockError};
+pub use virtio::{BlockError, Streams, VsockError};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
@@ -252,13 +252,13 @@ pub(crate) fn count(config: &Config) -> usize {
 /// # Errors
 ///
 /// A device's own: its file or socket cannot be used.
-pub(crate) fn open(config: &Config) -> Result<Vec<Box<dyn Device>>, Error> {
+pub(crate) fn open(config: &Config, streams: Streams) -> Result<Vec<Box<dyn Device>>, Error> {
     let mut devices: Vec<Box<dyn Device>> = Vec::with_capacity(count(config));
     for (index, block) in config.blocks.iter().enumerate() {
         devices.push(Box::new(Block::open(block, index)?));
     }
     if let Some(vsock) = &config.vsock {
-        devices.push(Box::new(Vsock::open(vsock)?));
+        devices.push(Box::new(Vsock::open(vsock, streams)?));
     }
     if config.rng {
         devices.push(Box::new(Rng::new()));

@@ -31,6 +31,17 @@ impl File {
         File(fd)
     }
 
+    /// Another descriptor of the same open file, none of the standard ones.
+    pub(crate) fn duplicate(&self) -> Result<File, Errno> {
+        // SAFETY: touches no memory.
+        check(unsafe { libc::fcntl(self.0, libc::F_DUPFD_CLOEXEC, 3) }).map(File)
+    }
+
+    /// Has reads and writes that would wait fail instead (`EAGAIN`).
+    pub(crate) fn set_nonblocking(&self) -> Result<(), Errno> {
+        set_nonblocking(self.0)
+    }
+
     /// The descriptor.
     pub(crate) fn fd(&self) -> libc::c_int {
         self.0
@@ -84,6 +95,14 @@ impl File {
             errno => Err(Errno(errno)),
         }
     }
+}
+
+/// As [`File::set_nonblocking`], for a descriptor that is not this crate's to close.
+pub(crate) fn set_nonblocking(fd: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
 impl Drop for File {

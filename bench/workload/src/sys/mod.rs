@@ -7,7 +7,7 @@ mod file;
 mod mapping;
 mod process;
 
-pub(crate) use file::{File, c_path};
+pub(crate) use file::{File, c_path, set_nonblocking};
 pub(crate) use mapping::Mapping;
 pub(crate) use process::{
     Child, Pipe, affinity, current_pid, die_with, die_with_parent, exit_status, fork, pin,

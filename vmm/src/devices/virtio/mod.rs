@@ -28,7 +28,7 @@ use queue::Virtqueue;
 pub(crate) use rng::Rng;
 pub(crate) use transport::{SavedTransport, Transport};
 pub(crate) use vsock::Vsock;
-pub use vsock::VsockError;
+pub use vsock::{Streams, VsockError};
 
 /// What the transport needs of a device. Queues are counted from 0, as in section 5.
 ///

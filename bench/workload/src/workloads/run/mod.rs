@@ -3,10 +3,14 @@
 //! The agent waits for the command and for every orphan that the kernel hands to it as PID 1, and
 //! passes signals on, since PID 1 has no default handlers. When the command ends, so does the box.
 
+mod converse;
+mod ends;
 mod locate;
 mod relay;
 mod signals;
 mod spawn;
+mod streams;
+mod terminal;
 
 use alloc::boxed::Box;
 use core::time::Duration;
@@ -17,6 +21,8 @@ use crate::{
     Context, Env, Error, MetricSpec, ParameterError, Params, Prepared, Report, Stdio, Unit,
     Workload,
 };
+use converse::Conversation;
+use ends::Ends;
 use relay::Relay;
 use spawn::{Program, Usage};
 
@@ -58,34 +64,54 @@ impl Workload for Run {
     ) -> Result<Box<dyn Prepared + 'env>, Error> {
         let program = Program::locate(env.command)?;
         env.outlet.seal().on("fcntl(FD_CLOEXEC)", "the channel to the host")?;
-        let relay = match env.stdio {
+        let (streams, ends) = match env.stdio {
             Stdio::Inherit => {
                 die_with_parent().on("prctl(PR_SET_PDEATHSIG)", "the agent")?;
-                None
+                (Streams::Inherited, None)
             }
-            Stdio::Frames => Some(Relay::new(env.outlet)?),
+            Stdio::Frames => {
+                let (relay, ends) = Relay::new(env.outlet)?;
+                (Streams::Relayed(relay), Some(ends))
+            }
+            Stdio::Conversation { fd, terminal } => {
+                let (conversation, ends) = Conversation::new(fd, terminal)?;
+                (Streams::Conversed(conversation), Some(ends))
+            }
         };
-        Ok(Box::new(Command { program, relay }))
+        Ok(Box::new(Command { program, streams, ends }))
     }
 }
 
 struct Command<'env> {
     program: Program,
-    relay: Option<Relay<'env>>,
+    streams: Streams<'env>,
+    /// The command's side, until it is started.
+    ends: Option<Ends>,
+}
+
+/// What becomes of the command's standard streams.
+enum Streams<'env> {
+    Inherited,
+    Relayed(Relay<'env>),
+    Conversed(Conversation),
 }
 
 impl Prepared for Command<'_> {
     fn run(&mut self, report: &mut Report) -> Result<i32, Error> {
         let signals = signals::Forwarding::begin()?;
         let start_ns = now_ns();
-        let child = self.program.spawn(self.relay.as_mut(), &signals)?;
+        let child = self.program.spawn(self.ends.take(), &signals)?;
         signals.forward_to(child);
-        let (status, usage) = match &mut self.relay {
-            Some(relay) => relay.until_end_of(child, &signals)?,
-            None => spawn::wait(child)?,
+        let (status, usage) = match &mut self.streams {
+            Streams::Inherited => spawn::wait(child)?,
+            Streams::Relayed(relay) => relay.until_end_of(child, &signals)?,
+            Streams::Conversed(conversation) => conversation.until_end_of(child, &signals)?,
         };
         let wall_ns = (now_ns() - start_ns) as f64;
         record(report, wall_ns, &usage)?;
+        if let Streams::Conversed(conversation) = &mut self.streams {
+            conversation.farewell(status)?;
+        }
         Ok(status)
     }
 }

@@ -2,6 +2,7 @@
 
 use core::ptr;
 
+use super::ends::{Ends, Group, occupy_standard_descriptors};
 use super::signals::Forwarding;
 use super::spawn::{Reaped, Usage, reap};
 use crate::sys::{File, Mapping, Pipe, check, retry};
@@ -17,7 +18,6 @@ const LAST_READS: usize = 16;
 pub(super) struct Relay<'env> {
     outlet: &'env dyn Outlet,
     streams: [Stream; 2],
-    command_ends: Option<CommandEnds>,
     buffer: Mapping,
 }
 
@@ -27,55 +27,26 @@ struct Stream {
     reader: Option<File>,
 }
 
-/// The command's standard streams, before it has them.
-pub(super) struct CommandEnds {
-    input: File,
-    output: File,
-    error: File,
-}
-
-impl CommandEnds {
-    /// Makes them this process's standard streams.
-    pub(super) fn install(&self) -> Result<(), Errno> {
-        for (file, standard) in [(&self.input, 0), (&self.output, 1), (&self.error, 2)] {
-            // SAFETY: touches no memory. No descriptor here is 0, 1 or 2: see `Relay::new`.
-            check(unsafe { libc::dup2(file.fd(), standard) })?;
-        }
-        Ok(())
-    }
-}
-
 impl<'env> Relay<'env> {
-    /// Makes the pipes.
-    pub(super) fn new(outlet: &'env dyn Outlet) -> Result<Relay<'env>, Error> {
+    /// Makes the pipes; the command's ends of them are for the one who starts it.
+    pub(super) fn new(outlet: &'env dyn Outlet) -> Result<(Relay<'env>, Ends), Error> {
         occupy_standard_descriptors()?;
         let input = File::open("/dev/null", libc::O_RDONLY).on("open", "/dev/null")?;
         let output = Pipe::new().on("pipe2", "the command's output")?;
         let error = Pipe::new().on("pipe2", "the command's output")?;
         for reader in [&output.reader, &error.reader] {
-            // SAFETY: touches no memory.
-            check(unsafe { libc::fcntl(reader.fd(), libc::F_SETFL, libc::O_NONBLOCK) })
-                .on("fcntl(O_NONBLOCK)", "the command's output")?;
+            reader.set_nonblocking().on("fcntl(O_NONBLOCK)", "the command's output")?;
         }
-        Ok(Relay {
+        let relay = Relay {
             outlet,
             streams: [
                 Stream { kind: FrameKind::Stdout, reader: Some(output.reader) },
                 Stream { kind: FrameKind::Stderr, reader: Some(error.reader) },
             ],
-            command_ends: Some(CommandEnds { input, output: output.writer, error: error.writer }),
             buffer: Mapping::anonymous(BUFFER_BYTES).on("mmap", "a buffer")?,
-        })
-    }
-
-    /// The command's side, until it is closed here.
-    pub(super) fn command_ends(&self) -> Option<&CommandEnds> {
-        self.command_ends.as_ref()
-    }
-
-    /// Closes this process's copy of the command's side, so that its end can be seen.
-    pub(super) fn close_command_ends(&mut self) {
-        self.command_ends = None;
+        };
+        let group = Group::Agent;
+        Ok((relay, Ends { input, output: output.writer, error: error.writer, group }))
     }
 
     /// Sends output on until `command` has ended and what it wrote is sent.
@@ -141,18 +112,4 @@ impl<'env> Relay<'env> {
         }
         Ok(())
     }
-}
-
-/// Fills the places of the standard streams where they are closed, as they are for the init of a
-/// guest without a console: a pipe must not land there and be overwritten.
-fn occupy_standard_descriptors() -> Result<(), Error> {
-    for standard in 0..3 {
-        // SAFETY: touches no memory.
-        if check(unsafe { libc::fcntl(standard, libc::F_GETFD) }).is_err() {
-            // The kernel hands out the lowest free number, which is this one.
-            let file = File::open("/dev/null", libc::O_RDWR).on("open", "/dev/null")?;
-            core::mem::forget(file);
-        }
-    }
-    Ok(())
 }

@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use core::ptr;
 use core::time::Duration;
 
+use super::ends::Ends;
 use super::locate::{self, DEFAULT_PATH};
-use super::relay::Relay;
+
 use super::signals::Forwarding;
 use crate::sys::{Pipe, check, current_pid, die_with, exit_status, fork, retry};
 use crate::{Context, Errno, Error};
@@ -44,7 +45,7 @@ impl Program {
     /// Starts the command and returns once the kernel has accepted it as a program.
     pub(super) fn spawn(
         &self,
-        relay: Option<&mut Relay<'_>>,
+        ends: Option<Ends>,
         signals: &Forwarding,
     ) -> Result<libc::pid_t, Error> {
         let argument = |word: &CString| word.as_ptr();
@@ -52,12 +53,11 @@ impl Program {
         let environment = environment();
         // Closed by a successful exec; else it carries the error number.
         let refusal = Pipe::new().on("pipe2", "a pipe for the command's start")?;
-        let output = relay.as_ref().and_then(|relay| relay.command_ends());
         let parent = current_pid();
         let child = fork(|| {
             let prepared = signals.end_in_child().and_then(|()| {
                 die_with(parent)?;
-                output.map_or(Ok(()), |ends| ends.install())
+                ends.as_ref().map_or(Ok(()), Ends::install)
             });
             let errno = match prepared {
                 Err(errno) => errno,
@@ -74,9 +74,8 @@ impl Program {
             126
         });
         let child = child.on("fork", &self.name)?;
-        if let Some(relay) = relay {
-            relay.close_command_ends();
-        }
+        // So that the end of what the command writes can be seen.
+        drop(ends);
         drop(refusal.writer);
         let mut errno = [0; 4];
         if retry(|| refusal.reader.read(&mut errno)).on("read", "the command's start")? == 0 {

@@ -1,5 +1,6 @@
 //! The host's side: Unix sockets, none of which ever blocks.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -52,6 +53,13 @@ pub enum VsockError {
         #[source]
         error: io::Error,
     },
+    /// A socket for a port of the host cannot be used.
+    #[error("a socket for the guest cannot be made non-blocking: {error}; give one that is open")]
+    Stream {
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
     /// The device could not watch its sockets.
     #[error(
         "the vsock device cannot watch its sockets: {error}; see the limit on descriptors (`ulimit -n`)"
@@ -63,24 +71,68 @@ pub enum VsockError {
     },
 }
 
-/// The listening socket, whose file goes with it.
+/// Sockets that a guest reaches at ports of the host, by port. Each is for one connection.
+pub type Streams = BTreeMap<u32, UnixStream>;
+
+/// The programs of the host.
 #[derive(Debug)]
 pub(super) struct Host {
+    streams: Streams,
+    listener: Option<Listener>,
+}
+
+impl Host {
+    /// Takes the sockets, and listens on `path` if there is one.
+    pub(super) fn new(path: Option<&Path>, streams: Streams) -> Result<Host, VsockError> {
+        for socket in streams.values() {
+            socket.set_nonblocking(true).map_err(|error| VsockError::Stream { error })?;
+        }
+        Ok(Host { streams, listener: path.map(Listener::new).transpose()? })
+    }
+
+    /// What becomes readable when a program wants to reach the guest, if any can.
+    pub(super) fn fd(&self) -> Option<RawFd> {
+        self.listener.as_ref().map(|listener| listener.socket.as_raw_fd())
+    }
+
+    /// The next program that wants to reach the guest.
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        let listener = self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let (socket, _) = listener.socket.accept()?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Reaches the program that stands for the host's `port`.
+    pub(super) fn connect(&mut self, port: u32) -> io::Result<UnixStream> {
+        if let Some(socket) = self.streams.remove(&port) {
+            return Ok(socket);
+        }
+        let listener = self.listener.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let mut path = OsString::from(&listener.path);
+        path.push(format!("_{port}"));
+        connect(Path::new(&path))
+    }
+}
+
+/// The listening socket, whose file goes with it.
+#[derive(Debug)]
+struct Listener {
     path: PathBuf,
-    listener: UnixListener,
+    socket: UnixListener,
     /// Device and inode of the file, so that another's is not removed.
     file: (u64, u64),
 }
 
-impl Host {
+impl Listener {
     /// Listens on `path`; a socket that nobody listens on any more is replaced.
-    pub(super) fn listen(path: &Path) -> Result<Host, VsockError> {
+    fn new(path: &Path) -> Result<Listener, VsockError> {
         let limit = PATH_MAX_BYTES - SUFFIX_BYTES;
         if path.as_os_str().is_empty() || path.as_os_str().len() > limit {
             return Err(VsockError::Path { path: path.to_owned(), limit });
         }
         let refused = |error| VsockError::Listen { path: path.to_owned(), error };
-        let listener = match UnixListener::bind(path) {
+        let socket = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let socket = fs::symlink_metadata(path).map_err(refused)?.file_type().is_socket();
                 let dead = connect(path)
@@ -96,33 +148,13 @@ impl Host {
         .map_err(refused)?;
         let metadata = fs::symlink_metadata(path).map_err(refused)?;
         let file = (metadata.dev(), metadata.ino());
-        let host = Host { path: path.to_owned(), listener, file };
-        host.listener.set_nonblocking(true).map_err(refused)?;
-        Ok(host)
-    }
-
-    /// The next program that wants to reach the guest.
-    pub(super) fn accept(&self) -> io::Result<UnixStream> {
-        let (socket, _) = self.listener.accept()?;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    }
-
-    /// Reaches the program that stands for the host's `port`.
-    pub(super) fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let mut path = OsString::from(&self.path);
-        path.push(format!("_{port}"));
-        connect(Path::new(&path))
+        let listener = Listener { path: path.to_owned(), socket, file };
+        listener.socket.set_nonblocking(true).map_err(refused)?;
+        Ok(listener)
     }
 }
 
-impl AsRawFd for Host {
-    fn as_raw_fd(&self) -> RawFd {
-        self.listener.as_raw_fd()
-    }
-}
-
-impl Drop for Host {
+impl Drop for Listener {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);

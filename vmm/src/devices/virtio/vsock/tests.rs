@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
@@ -8,7 +9,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::super::Virtqueue;
 use super::connection::BUFFER_BYTES;
-use super::header::{SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::header::{SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op};
+use super::switch::CONNECTIONS_MAX;
 use super::*;
 
 const MEMORY_BYTES: usize = 4 << 20;
@@ -37,7 +39,13 @@ impl Bench {
     /// With `buffers` empty buffers for packets to the guest.
     fn new(buffers: u16) -> Bench {
         let directory = tempfile::tempdir().unwrap();
-        let config = VsockConfig { guest_cid: CID as u32, path: directory.path().join("vsock") };
+        let path = Some(directory.path().join("vsock"));
+        let config = VsockConfig { guest_cid: CID as u32, path };
+        Bench::with(buffers, directory, Vsock::open(&config, Streams::new()).unwrap())
+    }
+
+    /// With this device.
+    fn with(buffers: u16, directory: tempfile::TempDir, vsock: Vsock) -> Bench {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
         let queues = [RX, TX, EVENT].map(|index| {
             let base = (index as u64 * QUEUE_BYTES) as u32;
@@ -48,7 +56,6 @@ impl Bench {
             queue.set_ready(&memory, true).unwrap();
             queue
         });
-        let vsock = Vsock::open(&config).unwrap();
         let mut bench = Bench { memory, queues, vsock, directory, available: [0; 3], used: [0; 3] };
         for index in 0..buffers {
             let address = BUFFERS + u64::from(index) * u64::from(RX_BYTES);
@@ -182,6 +189,30 @@ fn data(op: u16, guest_port: u32, length: usize) -> Header {
 }
 
 #[test]
+fn test_given_socket_is_reached_once_and_without_a_path_nothing_else() {
+    let (mut host, ours) = UnixStream::pair().unwrap();
+    let config = VsockConfig { guest_cid: CID as u32, path: None };
+    let vsock = Vsock::open(&config, Streams::from([(PORT, ours)])).unwrap();
+    let mut bench = Bench::with(8, tempfile::tempdir().unwrap(), vsock);
+    // What waits there before the guest comes is not lost.
+    host.write_all(b"early").unwrap();
+    bench.send(packet(op::REQUEST, 50), &[]);
+    assert_eq!(bench.receive_op(), Some(op::RESPONSE));
+    let (header, bytes) = bench.receive().unwrap();
+    assert_eq!((header.op, &bytes[..]), (op::RW, &b"early"[..]));
+    bench.send(data(op::RW, 50, 4), b"back");
+    let mut got = [0; 4];
+    host.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"back");
+    for port in [PORT, PORT + 1] {
+        bench.send(Header { target_port: port, ..packet(op::REQUEST, 51) }, &[]);
+        assert_eq!(bench.receive_op(), Some(op::RST));
+    }
+    drop(host);
+    assert_eq!(bench.receive_op(), Some(op::SHUTDOWN));
+}
+
+#[test]
 fn test_header_bytes_are_in_the_order_of_the_standard() {
     let header = Header {
         source_cid: 1 << 32 | 2,
@@ -269,7 +300,7 @@ fn test_stream_from_host_is_answered_and_ends_both_ways() {
     socket.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"bye");
     assert_eq!(bench.receive_op(), Some(op::RST));
-    assert!(bench.vsock.connections.is_empty());
+    assert!(bench.vsock.switch.connections.is_empty());
 }
 
 #[test]
@@ -283,7 +314,7 @@ fn test_host_that_closes_ends_the_guests_stream() {
     assert_eq!((header.op, header.flags), (op::SHUTDOWN, SHUTDOWN_BOTH));
     bench.send(packet(op::RST, 50), &[]);
     assert_eq!(bench.receive(), None);
-    assert!(bench.vsock.connections.is_empty());
+    assert!(bench.vsock.switch.connections.is_empty());
 }
 
 #[test]
@@ -296,7 +327,7 @@ fn test_host_that_says_nonsense_is_dropped() {
         socket.write_all(line.as_bytes()).unwrap();
         assert_eq!(bench.receive(), None, "{line}");
         assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0, "{line}");
-        assert!(bench.vsock.connections.is_empty(), "{line}");
+        assert!(bench.vsock.switch.connections.is_empty(), "{line}");
     }
 }
 
@@ -352,7 +383,7 @@ fn test_packet_that_breaks_a_streams_rules_resets_it() {
         bench.send(header, &[]);
         assert_eq!(bench.receive_op(), Some(op::RST), "{header:?}");
         assert_eq!(socket.read(&mut [0]).unwrap(), 0);
-        assert!(bench.vsock.connections.is_empty());
+        assert!(bench.vsock.switch.connections.is_empty());
     }
 }
 
@@ -405,7 +436,7 @@ fn test_guest_without_buffers_is_held_until_it_gives_some() {
     for _ in 0..QUEUE_SIZE * 2 {
         bench.send(packet(op::RW, 9), &[]);
     }
-    assert_eq!(bench.vsock.resets.len(), RESETS_MAX);
+    assert_eq!(bench.vsock.switch.resets.len(), RESETS_MAX);
     let used: u16 = bench.memory.read_obj(GuestAddress(QUEUE_BYTES + USED + 2)).unwrap();
     assert_eq!(usize::from(used), RESETS_MAX);
     bench.describe(RX, 0, (BUFFERS, RX_BYTES, WRITE, 0));
@@ -447,7 +478,7 @@ fn test_reset_ends_streams_and_silences_the_source() {
     bench.ready().unwrap();
     assert!(bench.is_readable());
     bench.settle();
-    assert_eq!(bench.vsock.connections.len(), 1);
+    assert_eq!(bench.vsock.switch.connections.len(), 1);
 }
 
 #[test]
@@ -472,20 +503,20 @@ fn test_restored_tells_the_driver_that_connections_are_gone() {
 fn test_open_replaces_a_stale_socket_but_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("vsock");
-    let config = VsockConfig { guest_cid: 3, path: path.clone() };
+    let config = VsockConfig { guest_cid: 3, path: Some(path.clone()) };
     drop(UnixListener::bind(&path).unwrap());
-    let vsock = Vsock::open(&config).unwrap();
-    assert!(matches!(Vsock::open(&config), Err(VsockError::InUse { .. })));
+    let vsock = Vsock::open(&config, Streams::new()).unwrap();
+    assert!(matches!(Vsock::open(&config, Streams::new()), Err(VsockError::InUse { .. })));
     drop(vsock);
     assert!(!path.exists());
     std::fs::write(&path, "mine").unwrap();
-    assert!(matches!(Vsock::open(&config), Err(VsockError::InUse { .. })));
+    assert!(matches!(Vsock::open(&config, Streams::new()), Err(VsockError::InUse { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
-    let long = VsockConfig { guest_cid: 3, path: "x".repeat(97).into() };
-    assert!(matches!(Vsock::open(&long), Err(VsockError::Path { limit: 96, .. })));
+    let long = VsockConfig { guest_cid: 3, path: Some("x".repeat(97).into()) };
+    assert!(matches!(Vsock::open(&long, Streams::new()), Err(VsockError::Path { limit: 96, .. })));
     for guest_cid in [0, 1, 2, u32::MAX] {
-        let config = VsockConfig { guest_cid, path: directory.path().join("other") };
-        assert!(matches!(Vsock::open(&config), Err(VsockError::Cid { .. })));
+        let config = VsockConfig { guest_cid, path: Some(directory.path().join("other")) };
+        assert!(matches!(Vsock::open(&config, Streams::new()), Err(VsockError::Cid { .. })));
     }
 }
 
@@ -534,7 +565,7 @@ proptest! {
             let _ = bench.notify(queue);
             let _ = bench.ready();
         }
-        prop_assert!(bench.vsock.connections.len() <= CONNECTIONS_MAX);
-        prop_assert!(bench.vsock.resets.len() <= RESETS_MAX + CONNECTIONS_MAX);
+        prop_assert!(bench.vsock.switch.connections.len() <= CONNECTIONS_MAX);
+        prop_assert!(bench.vsock.switch.resets.len() <= RESETS_MAX + CONNECTIONS_MAX);
     }
 }

@@ -1,12 +1,10 @@
 //! The agent as a plain process: every workload, and everything that can be wrong with a job.
 
-mod common;
-
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{agent, finish, job, run, run_words, start, start_program};
+use crate::common::{agent, finish, job, run, run_words, start, start_program};
 use tare_workload::Mark::{Done, Init, Probe, Ready};
 use tare_workload::{Better, find};
 

@@ -1,0 +1,5 @@
+//! The shipped agent as a plain process.
+
+mod agent;
+mod common;
+mod conversation;
