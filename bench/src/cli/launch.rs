@@ -117,7 +117,7 @@ fn attend(args: &LaunchArgs) -> anyhow::Result<u8> {
     let (stdin, stdout, stderr) = (io::stdin(), stdout(), stderr());
     let terminal = args.tty.then(|| user::terminal_size(stdin.as_fd()));
     // A terminal that the box inherits is its to set up.
-    let gives_terminal = args.tty && name == "microvm";
+    let gives_terminal = args.tty && name.starts_with("microvm");
     let mut user = User::begin(stdin.as_fd(), [stdout.as_fd(), stderr.as_fd()], gives_terminal)?;
     let outcome = launch(&kit, backend, args, Output::Attended { terminal }, &mut user);
     user.finish()?;

@@ -1,14 +1,8 @@
 //! `tare launch -i` and `-t`: one command with this program's standard streams, in each kind of
 //! box; in a microVM, with a real Linux as the guest, in the lab.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
 use std::process::Stdio;
-
-use nix::pty::{Winsize, openpty};
-use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use crate::common::{Traces, alone, is_root, may_run, output, tare, text};
 use crate::lab::{has_lab, lab};
@@ -116,77 +110,4 @@ end
     let terminal = line("tty: 6: ");
     assert!(terminal.contains("/dev/pts/0 24 80 "), "{terminal}: {}", text(&shown));
     assert!(terminal.contains("got typed"), "{terminal}: {}", text(&shown));
-}
-
-/// Runs the next test where there can be a microVM: this very program, in the lab.
-#[test]
-fn test_terminal_of_a_microvm_is_the_user_s() {
-    if !may_run("test_terminal_of_a_microvm", "QEMU", has_lab()) {
-        return;
-    }
-    let _guard = alone();
-    let directory = tempfile::tempdir().unwrap();
-    let mut command = lab("deterministic", directory.path());
-    command.arg("--with").arg(assert_cmd::cargo::cargo_bin!("tare"));
-    command.arg("--program").arg(std::env::current_exe().unwrap());
-    let inner = "attended::inside_the_lab_a_user_types";
-    let shown = output(command.args(["--", "--ignored", "--exact", inner, "--nocapture"]));
-    assert!(shown.status.success(), "{}", text(&shown));
-    assert!(text(&shown).contains("1 passed"), "{}", text(&shown));
-}
-
-#[test]
-#[ignore = "needs a host that can run microVMs: test_terminal_of_a_microvm_is_the_user_s runs it"]
-fn inside_the_lab_a_user_types() {
-    let size = |rows| Winsize { ws_row: rows, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
-    let terminal = openpty(Some(&size(30)), None).unwrap();
-    let before = tcgetattr(&terminal.slave).unwrap();
-    let mut command = tare();
-    command.args(["launch", "-t", "--on", "microvm", "--", "sh"]);
-    let slave = || Stdio::from(terminal.slave.try_clone().unwrap());
-    command.stdin(slave()).stdout(slave()).stderr(slave());
-    // SAFETY: both are async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            let done = libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0;
-            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        });
-    }
-    let mut child = command.spawn().unwrap();
-    let mut master = File::from(terminal.master);
-    let mut screen = master.try_clone().unwrap();
-    let mut type_and_see = |typed: &str, wanted: &str| {
-        master.write_all(typed.as_bytes()).unwrap();
-        let (mut seen, mut bytes) = (String::new(), [0; 4096]);
-        while !seen.contains(wanted) {
-            let count = screen.read(&mut bytes).unwrap();
-            assert!(count > 0, "'{wanted}' is missing in {seen}");
-            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        }
-        seen
-    };
-    // The quotes keep what is echoed from being taken for what is said.
-    type_and_see("tty; stty size; echo fi''rst\r", "\r\n/dev/pts/0\r\n30 90\r\nfirst\r\n");
-    let raw = tcgetattr(&terminal.slave).unwrap();
-    assert!(!raw.local_flags.intersects(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG));
-    let grown = size(40);
-    // SAFETY: the size is what the request reads.
-    let sized = unsafe {
-        libc::ioctl(terminal.slave.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const grown)
-    };
-    assert_eq!(sized, 0);
-    // The signal for it and what is typed go different ways.
-    type_and_see(
-        "while [ \"$(stty size)\" != '40 90' ]; do :; done; echo se''cond\r",
-        "second\r\n",
-    );
-    type_and_see("cat\r", "cat\r\n");
-    type_and_see("li", "li");
-    type_and_see("ne\r", "ne\r\nline\r\n");
-    // The guest's terminal makes an interrupt of it, and this one none.
-    type_and_see("\x03", "^C");
-    type_and_see("echo th''ird\r", "third\r\n");
-    master.write_all(b"exit 6\r").unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(6));
-    assert_eq!(tcgetattr(&terminal.slave).unwrap(), before);
 }

@@ -4,5 +4,6 @@
 mod attended;
 mod cli;
 mod common;
+mod copies;
 mod host;
 mod lab;

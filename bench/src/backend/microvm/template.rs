@@ -78,8 +78,11 @@ impl Template {
 fn record(prepared: &Prepared, snapshot: &Snapshot) -> Result<WorkingSet, Error> {
     let watch = Watch::until(Point::Ready);
     let (mut vmm, recording) = Vmm::record(prepared, snapshot, Box::new(watch.clone()))?;
-    watch.run(&mut vmm)?;
-    Ok(vmm.recorded(recording)?)
+    match watch.run(&mut vmm) {
+        // One that misses its user's streams ends before it is ready: what it touched counts.
+        Ok(()) | Err(Error::NotParked { .. }) => Ok(vmm.recorded(recording)?),
+        Err(error) => Err(error),
+    }
 }
 
 /// Runs `body` and stops the guest if it takes longer. The thread for it is gone when this returns:

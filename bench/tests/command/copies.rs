@@ -1,0 +1,111 @@
+//! MicroVMs that are copies of one: restored and cloned from the snapshot of a real Linux.
+
+use std::time::Duration;
+
+use crate::common::{alone, load_only, may_run, output, text};
+use crate::lab::{has_lab, lab};
+use tare::backend::{self, Assignment, Output};
+use tare::harness::{Attendant, Conduct, replicate};
+use tare::kit::{Choice, Kit};
+use tare::results::Status;
+use tare_workload::{Channel, Job};
+
+/// Runs the next test where there can be a microVM: this very program, in the lab.
+#[test]
+fn test_copies_of_a_microvm_are_each_their_own() {
+    if !may_run("test_copies_of_a_microvm", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("deterministic", directory.path());
+    command.arg("--program").arg(std::env::current_exe().unwrap());
+    let inner = "copies::inside_the_lab_copies_run";
+    let shown = output(command.args(["--", "--ignored", "--exact", inner, "--nocapture"]));
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert!(text(&shown).contains("1 passed"), "{}", text(&shown));
+}
+
+#[derive(Default)]
+struct Ear(Vec<u8>);
+
+impl Attendant for Ear {
+    fn output(&mut self, is_stderr: bool, bytes: &[u8]) {
+        assert!(!is_stderr, "{}", String::from_utf8_lossy(bytes));
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+#[test]
+#[ignore = "needs a host that can run microVMs: test_copies_of_a_microvm_are_each_their_own runs it"]
+fn inside_the_lab_copies_run() {
+    let path = |name: &str| std::env::var_os(name).map(Into::into);
+    let choice = Choice { kernel: path("TARE_KERNEL"), rootfs: path("TARE_ROOTFS") };
+    let kit = Kit::new(choice).unwrap();
+    let script = "head -c 16 /dev/urandom | md5sum; date +%s; cat /proc/uptime";
+    let workload = tare_workload::find("run").unwrap();
+    for (name, with) in
+        [("microvm:snapshot", Output::Captured), ("microvm:clone", Output::Captured)]
+    {
+        let assignment = Assignment {
+            job: Job {
+                command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+                ..Job::new(Channel::Com1, workload.name())
+            },
+            memory_mib: 128,
+            with_rootfs: true,
+            scratch_mib: None,
+            direct: false,
+            output: with,
+        };
+        let prepared = backend::find(name).unwrap().prepare(&kit, &assignment).unwrap();
+        // Long enough for a clock that stood still to be found out.
+        std::thread::sleep(Duration::from_secs(3));
+        let said: Vec<Vec<String>> = (0..2)
+            .map(|_| {
+                prepared.reset().unwrap();
+                let mut ear = Ear::default();
+                let timeout = Duration::from_secs(60);
+                let conduct = Conduct { workload, weigh: false, timeout };
+                replicate(prepared.as_ref(), conduct, &mut ear).unwrap();
+                String::from_utf8(ear.0).unwrap().lines().map(str::to_owned).collect()
+            })
+            .collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        assert_ne!(said[0][0], said[1][0], "{name}: the same random numbers");
+        for said in &said {
+            let age = now.as_secs().abs_diff(said[1].parse().unwrap());
+            assert!(age <= 1, "{name}: its clock is {age} s off: {said:?}");
+            // To the guest no time has passed while it was a file.
+            let uptime: f64 = said[2].split(' ').next().unwrap().parse().unwrap();
+            assert!(uptime < 2.0, "{name}: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn test_every_workload_runs_in_copies_that_begin_sooner() {
+    if !may_run("test_every_workload_runs_in_copies", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("deterministic", directory.path());
+    command.args(["--", "compare", "--on", "microvm,microvm:snapshot,microvm:clone"]);
+    let shown = output(command.args(["--workload", "start,file", "--replicates", "3"]));
+    assert!(shown.status.success(), "{}", text(&shown));
+    let results = load_only(&directory.path().join("results"));
+    for cell in &results.cells {
+        assert_eq!(cell.status, Status::Ok, "{}", cell.title());
+        assert!(cell.failures.is_empty(), "{}: {:?}", cell.title(), cell.failures);
+    }
+    let init_ns = |backend: &str| {
+        let mut cells = results.cells.iter();
+        let cell = cells.find(|cell| cell.backend == backend && cell.workload == "start");
+        cell.unwrap().summary("launch_to_init_ns").unwrap().median.value
+    };
+    for backend in ["microvm:snapshot", "microvm:clone"] {
+        let ratio = init_ns(backend) / init_ns("microvm");
+        assert!(ratio <= 0.3, "{backend} takes {ratio} of a boot's time to init");
+    }
+}
