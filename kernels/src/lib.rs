@@ -37,6 +37,7 @@ mod elf;
 pub mod ext4;
 mod kernel;
 pub mod lab;
+mod link;
 mod make;
 mod progress;
 pub mod rootfs;

@@ -56,10 +56,11 @@ pub(crate) struct Make<'a> {
 impl Make<'_> {
     /// Makes `target` with all processors and hands every line of output to `on_line`.
     ///
-    /// `all_config` is the file of symbols for the target `allnoconfig`.
+    /// `variables` are more of make's own, `all_config` is the file of symbols for the target `allnoconfig`.
     pub(crate) fn run(
         &self,
         target: &'static str,
+        variables: &[&str],
         all_config: Option<&Path>,
         on_line: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
@@ -71,6 +72,7 @@ impl Make<'_> {
             .arg(self.tree)
             .arg(format!("O={}", self.objects.display()))
             .args([&format!("-j{jobs}"), "ARCH=x86_64", "LOCALVERSION=", target])
+            .args(variables)
             .stdout(writer.try_clone().map_err(io("duplicate the log of", self.log))?)
             .stderr(writer);
         pin_environment(&mut command, all_config);

@@ -18,6 +18,9 @@ pub struct Variant {
     pub name: &'static str,
     /// One sentence for lists.
     pub summary: &'static str,
+    /// Whether its parts follow each other without gaps (see `link`). It must be booted with
+    /// `rodata=off`, as by [`command_line`](crate::command_line).
+    pub packed: bool,
     /// What it is made of.
     pub fragments: &'static [Fragment],
     /// About how many steps `make` reports for it, for the progress bar of a first build.
@@ -34,6 +37,7 @@ const PRACTICAL_ONLY: Fragment =
 pub const PRACTICAL: Variant = Variant {
     name: "practical",
     summary: "virtio-mmio disks and vsock, ext4, erofs, overlay; one processor, no mitigations",
+    packed: true,
     fragments: &[MINIMAL, PRACTICAL_ONLY],
     estimated_steps: 1301,
 };

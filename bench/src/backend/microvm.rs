@@ -9,39 +9,31 @@
 //! serial port carries the agent's channel. A command's standard streams go over vsock: the VMM has
 //! one end of a socket pair for the agent to connect to, and so needs no path in its jail.
 
+mod monitor;
+mod origin;
 mod template;
 
-use std::error;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
-use tare_vmm::{
-    BlockConfig, Captured, Config, Observer, Snapshot, Streams, Times, Vmm, VsockConfig,
-};
-use tare_workload::{
-    CONVERSATION_PORT, Channel as Wire, Decoder, Event, FrameKind, Line, frame_header,
-};
-use template::Template;
+use tare_vmm::{BlockConfig, Config, Streams, VsockConfig};
+use tare_workload::{CONVERSATION_PORT, Channel as Wire, FrameKind, Line, frame_header};
 
-use super::channel::{Channel, record};
+use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
-use crate::clock::now_ns;
 use crate::host;
-use crate::interrupt;
 use crate::kit::{GuestDisks, Kit};
+use monitor::{become_vmm, close_all_but, leave_the_harness};
+use origin::Origin;
+use template::Template;
 
-/// The descriptor on which the VMM's process writes its records, once it is that process.
-static RECORD_FD: AtomicI32 = AtomicI32::new(-1);
 /// The guest's CID: the device is the VMM's own, so all guests may have the same.
 const GUEST_CID: u32 = 3;
 /// The user and group nobody.
@@ -193,68 +185,6 @@ struct Ready {
     output: Output,
 }
 
-/// Where a guest begins.
-enum Origin {
-    /// At its kernel's first instruction.
-    Boot,
-    /// Where the template parked, by the files of its snapshot.
-    Files(Template),
-    /// There, by the snapshot that is open.
-    Open(Template),
-}
-
-impl Origin {
-    fn state(&self) -> Vec<String> {
-        let snapshot = |template: &Template| {
-            let Captured { memory_bytes, state_bytes } = template.captured;
-            format!(
-                "snapshot of a guest whose agent is about to begin: {memory_bytes} bytes of memory, \
-                 {state_bytes} of state, taken in {:.1} ms, in the host's page cache",
-                template.capture_ns as f64 / 1e6
-            )
-        };
-        match self {
-            Origin::Boot => vec!["cold boot".to_owned()],
-            Origin::Files(template) => vec![
-                snapshot(template),
-                "each launch opens, reads and checks the state; the memory was checked once"
-                    .to_owned(),
-            ],
-            Origin::Open(template) => vec![
-                snapshot(template),
-                "the snapshot is open and checked; launches share it".to_owned(),
-            ],
-        }
-    }
-
-    /// Makes the VMM of a guest that begins here.
-    fn launch(
-        &self,
-        prepared: &tare_vmm::Prepared,
-        streams: Streams,
-    ) -> Result<Vmm, tare_vmm::Error> {
-        let observer = Box::<Recorder>::default();
-        match self {
-            Origin::Boot => Vmm::launch_with(prepared, streams, observer),
-            Origin::Open(template) => {
-                Vmm::restore_with(prepared, &template.snapshot, streams, observer)
-            }
-            Origin::Files(template) => {
-                let snapshot = Snapshot::open(&template.directory, prepared)?;
-                Vmm::restore_with(prepared, &snapshot, streams, observer)
-            }
-        }
-    }
-
-    /// What a launch needs to be open.
-    fn fd(&self) -> Option<RawFd> {
-        match self {
-            Origin::Open(template) => Some(template.snapshot.as_fd().as_raw_fd()),
-            Origin::Boot | Origin::Files(_) => None,
-        }
-    }
-}
-
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
         let mut state = self.origin.state();
@@ -305,7 +235,7 @@ impl Prepared for Ready {
                 0 => {
                     leave_the_harness();
                     close_all_but(kept);
-                    let code = become_vmm(self, streams, &writer, None);
+                    let code = become_vmm(&self.origin, prepared, streams, &writer, None);
                     // SAFETY: ends this process at once; atexit handlers belong to the parent.
                     unsafe { libc::_exit(code) }
                 }
@@ -319,7 +249,7 @@ impl Prepared for Ready {
             leave_the_harness();
             // SAFETY: the VMM uses what is kept and what it opens itself, nothing else.
             unsafe { entrance.close_all_but(&kept) };
-            become_vmm(self, streams, &writer, Some(entrance))
+            become_vmm(&self.origin, prepared, streams, &writer, Some(entrance))
         };
         // SAFETY: as above.
         let container = unsafe { jail.fork(child) };
@@ -337,133 +267,4 @@ impl Ready {
         }
         Ok((ours, guests))
     }
-}
-
-/// The harness's end is the VMM's. The harness's handlers are not, nor what the user types at its
-/// terminal.
-fn leave_the_harness() {
-    // SAFETY: plain numbers, and no handler is installed.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        for signal in interrupt::FORWARDED {
-            libc::signal(signal, libc::SIG_IGN);
-        }
-        libc::signal(libc::SIGTERM, libc::SIG_DFL);
-    }
-}
-
-/// The child's life; its result is its exit status.
-fn become_vmm(
-    ready: &Ready,
-    streams: Streams,
-    writer: &OwnedFd,
-    entrance: Option<Entrance<'_>>,
-) -> i32 {
-    RECORD_FD.store(writer.as_raw_fd(), Ordering::Relaxed);
-    // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let run = AssertUnwindSafe(|| run_vmm(ready, streams, entrance));
-    let failure = match panic::catch_unwind(run) {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("the VMM panicked; standard error says where".to_owned()),
-    };
-    if let Some(why) = &failure {
-        send(now_ns(), record::FAILURE, why.as_bytes());
-    }
-    i32::from(failure.is_some())
-}
-
-/// Closes what the harness has open, except these descriptors and the standard ones: standard error
-/// is for a panic's message.
-fn close_all_but(mut kept: Vec<i32>) {
-    kept.sort_unstable();
-    let mut first = 3;
-    for kept in kept.into_iter().map(i32::unsigned_abs).chain([u32::MAX]) {
-        if kept > first {
-            // SAFETY: plain numbers; nothing in this process uses the parent's descriptors.
-            unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
-        }
-        first = first.max(kept.saturating_add(1));
-    }
-}
-
-fn run_vmm(
-    ready: &Ready,
-    streams: Streams,
-    entrance: Option<Entrance<'_>>,
-) -> Result<(), Box<dyn error::Error>> {
-    let mut vmm = ready.origin.launch(&ready.prepared, streams)?;
-    if let Some(entrance) = entrance {
-        entrance.enter()?;
-    }
-    vmm.confine();
-    let outcome = vmm.run()?;
-    drop(vmm);
-    let exits: String =
-        outcome.exits.iter().map(|(reason, count)| format!("{reason} {count}\n")).collect();
-    send(now_ns(), record::EXITS, exits.as_bytes());
-    let Times { guest_ns, vmm_ns } = outcome.times;
-    let times = format!("guest {guest_ns}\nvmm {vmm_ns}\n");
-    send(now_ns(), record::TIMES, times.as_bytes());
-    Ok(())
-}
-
-/// Writes what the VMM observes to the harness.
-///
-/// KVM exits for each byte of a string output instruction (Linux, arch/x86/kvm/emulate.c), so
-/// bytes arrive singly. A mark goes on at once; a frame, or a line of console text, when it is
-/// whole.
-#[derive(Default)]
-struct Recorder {
-    decoder: Decoder,
-    pending: Vec<u8>,
-}
-
-impl Observer for Recorder {
-    fn edge(&mut self, edge: tare_vmm::Edge, at_ns: u64) {
-        match edge {
-            tare_vmm::Edge::Enter => send(at_ns, record::ENTER, &[]),
-            tare_vmm::Edge::FirstExit => send(at_ns, record::KERNEL, &[]),
-            tare_vmm::Edge::End => self.flush(at_ns),
-            tare_vmm::Edge::Created | tare_vmm::Edge::Loaded => {}
-        }
-    }
-
-    fn serial(&mut self, at_ns: u64, bytes: &[u8]) {
-        self.pending.extend_from_slice(bytes);
-        let mut is_whole = false;
-        let decoded = self.decoder.push(bytes, |event| {
-            is_whole |= !matches!(&event, Event::Text(text) if !text.ends_with(b"\n"));
-        });
-        // What cannot be decoded here cannot be there either: the harness will say so.
-        if is_whole || decoded.is_err() || self.pending.len() >= record::PAYLOAD_MAX_BYTES / 2 {
-            self.flush(at_ns);
-        }
-    }
-}
-
-impl Recorder {
-    fn flush(&mut self, at_ns: u64) {
-        if !self.pending.is_empty() {
-            send(at_ns, record::SERIAL, &self.pending);
-            self.pending.clear();
-        }
-    }
-}
-
-/// One record in one writev(2), from the stack. A harness that is gone is no news to its child,
-/// which is about to be killed.
-fn send(at_ns: u64, kind: u32, payload: &[u8]) {
-    let length = payload.len().min(record::PAYLOAD_MAX_BYTES);
-    let header = record::header(at_ns, kind, u32::try_from(length).unwrap_or(0));
-    // SAFETY: `become_vmm` keeps the descriptor for this process alone, and nothing closes it.
-    let mut pipe =
-        ManuallyDrop::new(unsafe { File::from_raw_fd(RECORD_FD.load(Ordering::Relaxed)) });
-    let _ = write_record(&mut pipe, &header, &payload[..length]);
-}
-
-fn write_record(pipe: &mut File, header: &[u8], payload: &[u8]) -> io::Result<()> {
-    let written = pipe.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
-    pipe.write_all(header.get(written..).unwrap_or_default())?;
-    pipe.write_all(payload.get(written.saturating_sub(header.len())..).unwrap_or_default())
 }
