@@ -1,7 +1,7 @@
 //! A minimal KVM microVM as a library.
 //!
-//! Up to eight vCPUs, RAM, a serial port, a reset line, virtio block devices and a virtio socket:
-//! what it takes to boot Linux into its init and let that do real work, and nothing that costs a
+//! Up to eight vCPUs, RAM, a serial port, a reset line, virtio block devices, a virtio socket and a
+//! virtio source of entropy: what it takes to boot Linux into its init and let that do real work, and nothing that costs a
 //! guest time. There is no firmware, ACPI, PCI or emulated chip set; interrupt controllers and timer
 //! are the kernel's.
 //!
@@ -23,6 +23,9 @@
 //!   there for one microVM can give up its root file system, user and capabilities before. (A vsock
 //!   device with a path connects to Unix sockets by path: they must be in the root file system that
 //!   is left. The sockets of [`Vmm::launch_with`] need none.)
+//! - **A guest can be kept and copied.** [`Vmm::snapshot`] writes a paused guest to two files,
+//!   [`Vmm::restore`] goes on from them, as often as wanted and with the memory shared until it is
+//!   written. A port tells each copy who it is ([`Observer::parked`]).
 //! - **Mechanism, not policy.** The crate knows nothing of what runs in the guest or why.
 //!
 //! # The guest's part
@@ -80,6 +83,7 @@ mod prepared;
 mod reactor;
 mod snapshot;
 mod stopper;
+mod threads;
 mod vcpu;
 mod vmm;
 

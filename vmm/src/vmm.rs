@@ -5,7 +5,7 @@ use std::iter;
 use std::mem;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::thread::{self, Scope, ScopedJoinHandle};
+use std::thread;
 
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -15,10 +15,11 @@ use crate::devices::{self, Devices, Streams};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
-use crate::reactor::{Reactor, ReactorError};
+use crate::reactor::Reactor;
 use crate::snapshot::misfit;
 use crate::stopper::Stopper;
-use crate::vcpu::{Account, Machine};
+use crate::threads::{Threads, spawn};
+use crate::vcpu::Machine;
 use crate::{
     Capture, Captured, Config, Error, Outcome, Prepared, Recording, Snapshot, WorkingSet,
     controllers, cpu, kvm, vcpu,
@@ -364,40 +365,4 @@ impl Vmm {
         stopper.paused();
         machine.outcome(result?)
     }
-}
-
-/// The threads beside the calling one.
-#[derive(Default)]
-struct Threads<'scope> {
-    vcpus: Vec<ScopedJoinHandle<'scope, Result<Account, Error>>>,
-    device: Option<ScopedJoinHandle<'scope, Result<(), Error>>>,
-}
-
-impl Threads<'_> {
-    /// Waits for all of them; the account of all vCPUs, or the first error.
-    fn join(&mut self, own: Result<Account, Error>) -> Result<Account, Error> {
-        let mut account = own;
-        for thread in self.vcpus.drain(..) {
-            let other = joined(thread);
-            account = account.and_then(|sum| Ok(sum + other?));
-        }
-        let served = self.device.take().map_or(Ok(()), joined);
-        account.and_then(|account| served.map(|()| account))
-    }
-}
-
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    match thread.join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn spawn<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: String,
-    body: impl FnOnce() -> T + Send + 'scope,
-) -> Result<ScopedJoinHandle<'scope, T>, Error> {
-    let started = thread::Builder::new().name(name).spawn_scoped(scope, body);
-    Ok(started.map_err(ReactorError::on("start a thread"))?)
 }
