@@ -31,7 +31,7 @@ compare: kernel
 # The guest kernel is built first: tests use it and do not build one.
 test: provision
 	$(CARGO) run --locked --quiet --package tare -- kernel build
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 lint: provision
 	$(CARGO) fmt --all --check

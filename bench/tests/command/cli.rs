@@ -53,7 +53,8 @@ fn test_doctor_json_is_json_and_lists_checks_and_backends() {
         .iter()
         .map(|backend| backend["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["process", "container", "microvm", "qemu"]);
+    let all = ["process", "container", "microvm", "microvm:snapshot", "microvm:clone", "qemu"];
+    assert_eq!(names, all);
 }
 
 #[test]
