@@ -51,7 +51,7 @@ pub enum NetError {
         flags: i32,
     },
     /// The address cannot be a station's.
-    #[error("{} cannot be a station's address: clear the lowest bit of its first byte, and leave not all bytes 0", mac(.mac))]
+    #[error("{} cannot be a station's address: clear the lowest bit of its first byte, and leave not all bytes 0", text(.mac))]
     Mac {
         /// What was asked for.
         mac: [u8; 6],
@@ -67,7 +67,7 @@ pub enum NetError {
     },
 }
 
-fn mac(bytes: &[u8; 6]) -> String {
+fn text(bytes: &[u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
