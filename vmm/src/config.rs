@@ -1,5 +1,6 @@
 //! What the embedder asks for.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::CpuProfile;
@@ -50,6 +51,8 @@ pub struct Config {
     pub vsock: Option<VsockConfig>,
     /// Whether the guest has a source of the host's random bytes.
     pub rng: bool,
+    /// Network devices in the order in which the guest names them (`eth0`, `eth1` …).
+    pub nets: Vec<NetConfig>,
 }
 
 impl Default for Config {
@@ -69,6 +72,7 @@ impl Default for Config {
             blocks: Vec::new(),
             vsock: None,
             rng: false,
+            nets: Vec::new(),
         }
     }
 }
@@ -124,4 +128,23 @@ pub struct VsockConfig {
     /// The Unix socket that the VMM listens on; it is removed when the microVM is gone. At most 96
     /// bytes.
     pub path: Option<PathBuf>,
+}
+
+/// A network device: an Ethernet port joined to a tap device of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetConfig {
+    /// The tap device.
+    pub tap: TapSource,
+    /// The guest's address: no group's, and not all zeros.
+    pub mac: [u8; 6],
+}
+
+/// Where a tap device comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TapSource {
+    /// The launch opens the tap of that name.
+    Name(String),
+    /// An open tap ([`open_tap`](crate::open_tap)), which stays the embedder's and must stay open
+    /// until the launch is done. Two microVMs that run at once need one each.
+    Fd(RawFd),
 }

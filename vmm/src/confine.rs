@@ -92,6 +92,8 @@ const DEVICE: &[libc::c_long] = &[
 const KVM_RUN: u32 = 0xae80;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
 const KVM_IRQ_LINE: u32 = 0x4008_ae61;
+/// What a network driver chooses its offloads with (include/uapi/linux/if_tun.h).
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
 /// Puts the calling thread under the filter of its kind, for good.
 ///
@@ -109,7 +111,7 @@ pub(crate) fn apply(kind: Kind) -> Result<(), ConfineError> {
 fn rules(kind: Kind) -> Vec<Rule> {
     let not_executable = Check::Without(2, libc::PROT_EXEC as u32);
     let (calls, requests): (&[_], &[_]) = match kind {
-        Kind::Vcpu => (&[], &[KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS]),
+        Kind::Vcpu => (&[], &[KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS, TUNSETOFFLOAD]),
         Kind::Device => (DEVICE, &[KVM_IRQ_LINE, libc::FIONBIO as u32]),
     };
     let mut rules = Vec::with_capacity(COMMON.len() + calls.len() + 4);

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::{
-    BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, ReactorError,
+    BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, NetError, ReactorError,
     SnapshotError, VcpuError, VsockError,
 };
 
@@ -32,6 +32,9 @@ pub enum Error {
     /// A snapshot cannot be taken or restored.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A network device cannot be made.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

@@ -17,8 +17,8 @@ use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
 pub(crate) use saved::Saved;
-pub(crate) use virtio::{Block, Device, Notify, Rng, SavedTransport, Transport, Vsock};
-pub use virtio::{BlockError, Streams, VsockError};
+pub(crate) use virtio::{Block, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock};
+pub use virtio::{BlockError, NetError, Streams, VsockError, open_tap};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
@@ -244,7 +244,10 @@ fn renewal(config: &Config) -> Renewal {
 
 /// How many virtio devices a configuration asks for.
 pub(crate) fn count(config: &Config) -> usize {
-    config.blocks.len() + usize::from(config.vsock.is_some()) + usize::from(config.rng)
+    config.blocks.len()
+        + usize::from(config.vsock.is_some())
+        + usize::from(config.rng)
+        + config.nets.len()
 }
 
 /// Makes the virtio devices of a configuration, in the order of their addresses.
@@ -262,6 +265,9 @@ pub(crate) fn open(config: &Config, streams: Streams) -> Result<Vec<Box<dyn Devi
     }
     if config.rng {
         devices.push(Box::new(Rng::new()));
+    }
+    for net in &config.nets {
+        devices.push(Box::new(Net::open(net)?));
     }
     Ok(devices)
 }

@@ -19,7 +19,7 @@ pub(super) struct Buffers {
     limit: usize,
 }
 
-// SAFETY: the addresses belong to no thread. They are used only between `fill` and the end of the
+// SAFETY: the addresses belong to no thread. They are used only between `add` and the end of the
 // same request, while the guest memory they point into is borrowed by the caller.
 unsafe impl Send for Buffers {}
 
@@ -30,17 +30,21 @@ impl Buffers {
         Buffers { list: Vec::with_capacity(limit), readable: 0, limit }
     }
 
-    /// Takes the buffers of `chain`. Empty ones are left out.
+    /// Forgets all buffers.
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+        self.readable = 0;
+    }
+
+    /// Adds the buffers of `chain`. Empty ones are left out.
     ///
     /// An indirect table is followed although the feature is not offered: the driver breaks a rule
     /// that protects it, not us.
-    pub(super) fn fill(
+    pub(super) fn add(
         &mut self,
         memory: &GuestMemoryMmap,
         chain: DescriptorChain<&GuestMemoryMmap>,
     ) -> Result<(), Broken> {
-        self.list.clear();
-        self.readable = 0;
         let mut count = 0;
         let mut last: Option<Descriptor> = None;
         for descriptor in chain {
@@ -104,6 +108,19 @@ impl Buffers {
     /// The buffers that the device writes.
     pub(super) fn writable(&self) -> &[libc::iovec] {
         &self.list[self.readable..]
+    }
+
+    /// Makes one transfer to the writable buffers and, where these are full, to `spare`.
+    pub(super) fn with_spare<T>(
+        &mut self,
+        spare: &mut [u8],
+        transfer: impl FnOnce(&[libc::iovec]) -> T,
+    ) -> T {
+        let iov_base = spare.as_mut_ptr().cast();
+        self.list.push(libc::iovec { iov_base, iov_len: spare.len() });
+        let result = transfer(self.writable());
+        self.list.pop();
+        result
     }
 
     /// As `readable`, for a transfer that consumes them.

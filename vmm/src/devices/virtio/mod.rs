@@ -12,6 +12,7 @@
 mod block;
 mod chain;
 mod disk;
+mod net;
 mod queue;
 mod rng;
 mod transport;
@@ -24,6 +25,8 @@ use vm_memory::GuestMemoryMmap;
 
 pub(crate) use block::Block;
 pub use disk::BlockError;
+pub(crate) use net::Net;
+pub use net::{NetError, open_tap};
 use queue::Virtqueue;
 pub(crate) use rng::Rng;
 pub(crate) use transport::{SavedTransport, Transport};

@@ -54,14 +54,28 @@ impl Virtqueue {
         memory: &GuestMemoryMmap,
         buffers: &mut Buffers,
     ) -> Result<Option<u16>, Broken> {
+        buffers.clear();
+        self.pop_more(memory, buffers)
+    }
+
+    /// As `pop`, but keeps what is in `buffers` and adds to it.
+    ///
+    /// # Errors
+    ///
+    /// As for `pop`.
+    pub(super) fn pop_more(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        buffers: &mut Buffers,
+    ) -> Result<Option<u16>, Broken> {
         let mut available = self.queue.iter(memory).map_err(|_| Broken::AvailableIndex)?;
         let Some(chain) = available.next() else { return Ok(None) };
         let head = chain.head_index();
-        buffers.fill(memory, chain)?;
+        buffers.add(memory, chain)?;
         Ok(Some(head))
     }
 
-    /// Leaves the chain that was popped last for the next `pop`.
+    /// Leaves the chain that was popped last, of those not yet left so, for the next `pop`.
     pub(super) fn unpop(&mut self) {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
     }

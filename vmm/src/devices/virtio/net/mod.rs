@@ -1,0 +1,359 @@
+//! The network device (section 5.1): an Ethernet port joined to a tap device of the host.
+//!
+//! Packets move straight between guest memory and the tap, one system call each, headers and all:
+//! the tap speaks the header of section 5.1.6 itself, so checksums and segmentation are left to
+//! whoever is last to need them.
+//!
+//! The guest's packets are sent by the vCPU that offers them, which waits: a tap takes a packet, it
+//! does not carry it anywhere, and what answers is on its way the sooner. The host's are put into
+//! the guest by the device thread. It watches the tap only while the guest has buffers.
+//!
+//! With mergeable buffers a packet may need several, and how long it is only reading tells. So it
+//! is read into as many as the last one took, with memory of ours behind them. If that is touched,
+//! the whole packet is kept there until the guest has room; else nothing was copied.
+
+mod tap;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use virtio_bindings::virtio_net as net;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::chain::{Buffers, gather, scatter, total};
+use super::{Broken, Device, Queues, Virtqueue};
+use crate::NetConfig;
+use tap::Tap;
+pub use tap::{NetError, open_tap};
+
+/// Descriptors in each queue.
+const QUEUE_SIZE: u16 = 256;
+const RX: usize = 0;
+const TX: usize = 1;
+/// `struct virtio_net_hdr` of section 5.1.6, and where it counts the buffers of a packet.
+const HEADER_BYTES: usize = 12;
+const HEADER_BUFFERS: usize = 10;
+/// No packet is longer: header, Ethernet with a VLAN's tag, and 64 KiB of IP.
+const PACKET_BYTES: usize = HEADER_BYTES + 18 + 65536;
+/// The most buffers one reading is given: the kernel takes 1024.
+const PARTS_MAX: usize = 512;
+/// `struct virtio_net_config` up to and with `status`.
+const CONFIG_BYTES: usize = 8;
+const CONFIG_STATUS: usize = 6;
+
+/// What a driver that says so takes from the host unfinished, as it and as the tap call it.
+const OFFLOADS: [(u32, u32); 4] = [
+    (net::VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
+    (net::VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
+    (net::VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
+    (net::VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
+];
+/// What else is offered. A tap with the header takes any packet unfinished.
+const FEATURES: [u32; 7] = [
+    net::VIRTIO_NET_F_CSUM,
+    net::VIRTIO_NET_F_HOST_TSO4,
+    net::VIRTIO_NET_F_HOST_TSO6,
+    net::VIRTIO_NET_F_HOST_ECN,
+    net::VIRTIO_NET_F_MRG_RXBUF,
+    net::VIRTIO_NET_F_MAC,
+    net::VIRTIO_NET_F_STATUS,
+];
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Net {
+    config: [u8; CONFIG_BYTES],
+    tap: Tap,
+    /// The source: readable when the tap is and may be heard.
+    epoll: Epoll,
+    heard: bool,
+    /// The tap has failed: the cable is out.
+    gone: bool,
+    mergeable: bool,
+    buffers: Buffers,
+    /// The chains in `buffers`: head and room of each.
+    chains: Vec<(u16, usize)>,
+    /// How many of them the next packet probably takes.
+    likely: usize,
+    /// A packet that found too little room, and its length.
+    spare: Box<[u8]>,
+    kept: Option<usize>,
+}
+
+/// What came of a look at the tap.
+enum Look {
+    Packet,
+    NoPacket,
+    NoRoom,
+}
+
+impl Net {
+    /// Joins the configuration's tap.
+    ///
+    /// # Errors
+    ///
+    /// An address or tap that cannot be used.
+    pub(crate) fn open(config: &NetConfig) -> Result<Net, NetError> {
+        let mac = config.mac;
+        if mac[0] & 1 != 0 || mac == [0; 6] {
+            return Err(NetError::Mac { mac });
+        }
+        Net::new(Tap::open(config)?, mac)
+    }
+
+    fn new(tap: Tap, mac: [u8; 6]) -> Result<Net, NetError> {
+        let epoll = Epoll::new().map_err(|error| NetError::Watch { error })?;
+        let mut net = Net {
+            config: [0; CONFIG_BYTES],
+            tap,
+            epoll,
+            heard: false,
+            gone: false,
+            mergeable: false,
+            buffers: Buffers::new(QUEUE_SIZE),
+            chains: Vec::with_capacity(QUEUE_SIZE.into()),
+            likely: 1,
+            spare: vec![0; PACKET_BYTES].into(),
+            kept: None,
+        };
+        net.config[..mac.len()].copy_from_slice(&mac);
+        net.set_link(true);
+        Ok(net)
+    }
+
+    fn set_link(&mut self, up: bool) {
+        let status = if up { net::VIRTIO_NET_S_LINK_UP as u16 } else { 0 };
+        self.config[CONFIG_STATUS..].copy_from_slice(&status.to_le_bytes());
+    }
+
+    /// Starts or stops watching the tap. Should the kernel refuse, for want of memory, the driver's
+    /// next notification tries again.
+    fn hear(&mut self, wanted: bool) {
+        let wanted = wanted && !self.gone;
+        if wanted == self.heard {
+            return;
+        }
+        let operation = if wanted { ControlOperation::Add } else { ControlOperation::Delete };
+        let event = EpollEvent::new(EventSet::IN, 0);
+        if self.epoll.ctl(operation, self.tap.as_raw_fd(), event).is_ok() {
+            self.heard = wanted;
+        }
+    }
+
+    /// Gives the host's packets to the guest, at most a queue's worth.
+    fn receive(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        let memory = queues.memory;
+        let Some(queue) = queues.get(RX) else {
+            self.hear(false);
+            return Ok(());
+        };
+        let mut room = true;
+        for _ in 0..queue.size() {
+            let look = if self.kept.is_some() { Look::NoRoom } else { self.read(queue, memory)? };
+            room = match look {
+                Look::Packet => true,
+                Look::NoPacket => break,
+                Look::NoRoom => self.give_kept(queue, memory)?,
+            };
+            // The driver may have made some available before it could know that it is to say so.
+            if !room && !queue.listen(memory)? {
+                break;
+            }
+        }
+        self.hear(room);
+        if self.gone && self.config[CONFIG_STATUS..] != [0, 0] {
+            self.set_link(false);
+            queues.config_changed = true;
+        }
+        Ok(())
+    }
+
+    /// Takes chains until they have `bytes` of room, at most `limit` of them; returns their room.
+    fn collect(
+        &mut self,
+        queue: &mut Virtqueue,
+        memory: &GuestMemoryMmap,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<usize, Broken> {
+        self.buffers.clear();
+        self.chains.clear();
+        let mut room = 0;
+        while room < bytes && self.chains.len() < limit && self.buffers.writable().len() < PARTS_MAX
+        {
+            let Some(head) = queue.pop_more(memory, &mut self.buffers)? else { break };
+            let sum = total(self.buffers.writable()) as usize;
+            self.chains.push((head, sum - room));
+            room = sum;
+        }
+        match self.chains.first() {
+            Some((_, first)) if *first < HEADER_BYTES => Err(Broken::Frame),
+            _ => Ok(room),
+        }
+    }
+
+    /// Leaves all chains from the one of that number on to be taken again.
+    fn put_back(&mut self, queue: &mut Virtqueue, from: usize) {
+        for _ in self.chains.drain(from..) {
+            queue.unpop();
+        }
+    }
+
+    /// Reads one packet.
+    fn read(&mut self, queue: &mut Virtqueue, memory: &GuestMemoryMmap) -> Result<Look, Broken> {
+        let room = self.collect(queue, memory, self.likely, PACKET_BYTES)?;
+        if self.chains.is_empty() {
+            return Ok(Look::NoRoom);
+        }
+        let spare = self.spare.get_mut(room..).unwrap_or_default();
+        let tap = &self.tap;
+        // SAFETY: the buffers are guest memory, which is borrowed, and `spare`.
+        let got = self.buffers.with_spare(spare, |buffers| unsafe { tap.receive(buffers) });
+        match got {
+            Ok(length) if length <= room => self.used(queue, memory, length)?,
+            Ok(length) => {
+                // Whatever the guest has made of its buffers by now is its own affair.
+                gather(self.buffers.writable(), 0, &mut self.spare[..room]);
+                self.put_back(queue, 0);
+                // Without mergeable buffers one had to suffice (section 5.1.6.3.1): it is lost.
+                self.kept = self.mergeable.then_some(length);
+                return Ok(if self.mergeable { Look::NoRoom } else { Look::Packet });
+            }
+            Err(error) => {
+                self.put_back(queue, 0);
+                let waits =
+                    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                self.gone |= !waits;
+                return Ok(Look::NoPacket);
+            }
+        }
+        Ok(Look::Packet)
+    }
+
+    /// Gives the packet that is kept, if there is one; false if the guest has too little room.
+    fn give_kept(
+        &mut self,
+        queue: &mut Virtqueue,
+        memory: &GuestMemoryMmap,
+    ) -> Result<bool, Broken> {
+        let Some(length) = self.kept else { return Ok(false) };
+        let room = self.collect(queue, memory, QUEUE_SIZE.into(), length)?;
+        if room >= length {
+            scatter(self.buffers.writable(), 0, &self.spare[..length]);
+            self.kept = None;
+            self.used(queue, memory, length)?;
+            return Ok(true);
+        }
+        // Where even all buffers are too few, it never fits.
+        if self.buffers.writable().len() >= queue.size().into() {
+            self.kept = None;
+        }
+        self.put_back(queue, 0);
+        Ok(self.kept.is_none())
+    }
+
+    /// Gives the chains back that a packet of `length` bytes fills, and puts back the others.
+    fn used(
+        &mut self,
+        queue: &mut Virtqueue,
+        memory: &GuestMemoryMmap,
+        length: usize,
+    ) -> Result<(), Broken> {
+        let mut left = length;
+        let mut count = 0;
+        for (_, room) in &mut self.chains {
+            *room = left.min(*room);
+            left -= *room;
+            count += 1;
+            if left == 0 {
+                break;
+            }
+        }
+        self.put_back(queue, count);
+        self.likely = if self.mergeable { count } else { 1 };
+        // At most QUEUE_SIZE.
+        let number = (count as u16).to_le_bytes();
+        scatter(self.buffers.writable(), HEADER_BUFFERS, &number);
+        for &(head, written) in &self.chains {
+            queue.push(memory, head, written as u32)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the guest's packets, at most a queue's worth.
+    fn transmit(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        let memory = queues.memory;
+        let Some(queue) = queues.get(TX) else { return Ok(()) };
+        for _ in 0..queue.size() {
+            let Some(head) = queue.pop(memory, &mut self.buffers)? else { break };
+            // SAFETY: the buffers are guest memory, which is borrowed.
+            unsafe { self.tap.send(self.buffers.readable()) };
+            queue.push(memory, head, 0)?;
+        }
+        if queue.listen(memory)? {
+            queues.again(TX);
+        }
+        Ok(())
+    }
+}
+
+impl Device for Net {
+    fn id(&self) -> u32 {
+        virtio_bindings::virtio_ids::VIRTIO_ID_NET
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE; 2]
+    }
+
+    fn features(&self) -> u64 {
+        let guest = OFFLOADS.iter().map(|(feature, _)| feature);
+        FEATURES.iter().chain(guest).fold(0, |bits, feature| bits | 1 << feature)
+    }
+
+    fn negotiated(&mut self, features: u64) {
+        self.hear(false);
+        self.kept = None;
+        self.likely = 1;
+        let has = |feature: u32| features & 1 << feature != 0;
+        self.mergeable = has(net::VIRTIO_NET_F_MRG_RXBUF);
+        if features == 0 {
+            return;
+        }
+        let wanted = OFFLOADS.iter().filter(|(feature, _)| has(*feature));
+        let mut offloads = wanted.fold(0, |bits, (_, offload)| bits | offload);
+        // Each stands on the one before (section 5.1.3.1), which the tap insists on.
+        if offloads & libc::TUN_F_CSUM == 0 {
+            offloads = 0;
+        }
+        if offloads & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
+            offloads &= libc::TUN_F_CSUM;
+        }
+        self.tap.set_offloads(offloads);
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn notified(&mut self, index: usize, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        match index {
+            RX => self.receive(queues),
+            TX => self.transmit(queues),
+            _ => Ok(()),
+        }
+    }
+
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the epoll instance is open as long as `self`, which the descriptor borrows.
+        Some(unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) })
+    }
+
+    fn host_ready(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        self.receive(queues)
+    }
+}
+
+#[cfg(test)]
+mod tests;
