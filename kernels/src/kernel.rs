@@ -274,10 +274,25 @@ mod tests {
 
     #[test]
     fn test_run_result_not_elf_returns_elf_error() {
-        let makefile = "allnoconfig:\n\tcp $(KCONFIG_ALLCONFIG) $(O)/.config\n\
-                        vmlinux:\n\techo '  LD      vmlinux'; echo no > $(O)/vmlinux\n";
-        let (_directory, result, root) = build_of(makefile);
+        let (_directory, result, root) = build_of(&makefile_of("ALIGN((1 << 21))"));
         assert!(matches!(result, Err(Error::Elf(elf::Error::NotElf))), "{result:?}");
         assert!(!root.join("tmp").exists());
+    }
+
+    #[test]
+    fn test_run_linker_script_without_large_pages_returns_unpacked() {
+        let (_directory, result, root) = build_of(&makefile_of("ALIGN(64)"));
+        assert!(matches!(result, Err(Error::Unpacked)), "{result:?}");
+        assert!(!root.join("tmp").exists());
+    }
+
+    /// Takes every symbol, leaves a linker script with `alignment` and something that is no ELF.
+    fn makefile_of(alignment: &str) -> String {
+        format!(
+            "allnoconfig:\n\tcp $(KCONFIG_ALLCONFIG) $(O)/.config\n\
+             vmlinux:\n\techo '  LD      vmlinux'; echo no > $(O)/vmlinux\n\
+             \tmkdir -p $(O)/arch/x86/kernel; echo '{alignment}' > $(O)/{}\n",
+            link::SCRIPT
+        )
     }
 }
