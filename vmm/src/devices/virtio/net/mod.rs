@@ -350,6 +350,12 @@ impl Device for Net {
         Some(unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) })
     }
 
+    /// A packet that was kept stays with the guest the snapshot was taken of: the copy is another
+    /// station, and networks lose packets. The driver will not say again that it has buffers.
+    fn restored(&mut self) {
+        self.hear(true);
+    }
+
     fn host_ready(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
         self.receive(queues)
     }

@@ -27,13 +27,7 @@ struct Bench {
 
 impl Bench {
     fn new(features: u64) -> Bench {
-        let mut pair = [0; 2];
-        let kind = libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK;
-        // SAFETY: the array has room for two descriptors, which nobody else owns.
-        let [tap, host] = unsafe {
-            assert_eq!(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()), 0);
-            pair.map(|fd| OwnedFd::from_raw_fd(fd))
-        };
+        let [tap, host] = wire();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
         let queues = [RX, TX].map(|index| {
             let base = (index as u64 * QUEUE_BYTES) as u32;
@@ -127,6 +121,17 @@ impl Bench {
     }
 }
 
+/// Both ends of what carries packets whole.
+fn wire() -> [OwnedFd; 2] {
+    let mut pair = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK;
+    // SAFETY: the array has room for two descriptors, which nobody else owns.
+    unsafe {
+        assert_eq!(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()), 0);
+        pair.map(|fd| OwnedFd::from_raw_fd(fd))
+    }
+}
+
 fn packet(bytes: usize) -> Vec<u8> {
     let mut packet: Vec<u8> = (0..HEADER_BYTES + bytes).map(|index| index as u8).collect();
     packet[..HEADER_BYTES].fill(0);
@@ -177,6 +182,22 @@ fn test_receive_without_buffers_does_not_wake_until_there_are_some() {
     bench.ready().unwrap();
     assert!(!bench.is_readable(), "the device thread would spin");
     bench.room(1, 2048);
+    assert_eq!(bench.used(RX), Some((0, 72)));
+}
+
+#[test]
+fn test_restored_hears_another_tap_with_the_buffers_it_had() {
+    let mut bench = Bench::new(0);
+    bench.room(2, 2048);
+    let [tap, host] = wire();
+    bench.host = host;
+    bench.net = Net::new(Tap::from_fd(tap), MAC).unwrap();
+    bench.net.negotiated(0);
+    bench.net.restored();
+    assert!(!bench.is_readable());
+    bench.send(&packet(60));
+    assert!(bench.is_readable(), "the packet is not heard");
+    bench.ready().unwrap();
     assert_eq!(bench.used(RX), Some((0, 72)));
 }
 
