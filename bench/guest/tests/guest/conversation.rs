@@ -161,8 +161,11 @@ fn test_input_that_the_command_does_not_want_is_taken_all_the_same() {
 #[test]
 fn test_terminal_is_one_with_size_input_end_and_interrupt() {
     let size = WindowSize { rows: 10, columns: 33 };
-    let mut host =
-        Host::start("tty; stty size; cat; trap 'exit 5' INT; echo armed; cat", Some(size));
+    // Short sleeps: a shell that has just forked may lose the signal for its child.
+    let mut host = Host::start(
+        "tty; stty size; cat; trap 'exit 5' INT; echo armed; while :; do sleep 0.01; done",
+        Some(size),
+    );
     let heard = host.hear_until("10 33\r\n");
     assert!(heard.starts_with("/dev/pts/"), "{heard}");
     // An unfinished line: the first end-of-file character ends it, the second the input.
