@@ -187,9 +187,9 @@ pub(crate) fn lay_out(config: &Config, cmdline: &str) -> Result<Image, BootError
     write("the GDT", GDT, &tables::gdt(config.protocol))?;
     // The NUL after it is there: fresh guest memory is zero.
     write("the command line", CMDLINE, cmdline.as_bytes())?;
-    if config.vcpus > 1 {
-        write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
-    }
+    // For one processor too: a kernel that finds no table looks for one at every 16 bytes of 64 KiB of
+    // absent firmware, through a new mapping each time.
+    write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
     let address = match config.protocol {
         BootProtocol::Linux64 => {
             write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
