@@ -3,7 +3,7 @@
 //! at the zero page. PVH (docs/misc/pvh.pandoc of Xen): 32-bit protected mode without paging, flat
 //! segments, EBX at the start info.
 
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs};
+use kvm_bindings::{Msrs, kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 
 use crate::boot::{CODE_SELECTOR, DATA_SELECTOR, Entry, GDT_ENTRIES, TSS_SELECTOR, descriptor};
@@ -18,6 +18,8 @@ const EFER_LONG_MODE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 /// Bit 1 of RFLAGS is always set; interrupts are off.
 const RFLAGS: u64 = 2;
+
+const LEAF_EXTENDED_STATE: u32 = 0xd;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 /// Fast strings, and neither branch trace storage nor precise event sampling (Intel SDM volume 4,
@@ -44,6 +46,25 @@ pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let Ok(msrs) = Msrs::from_entries(&entries) else { return Ok(()) };
     vcpu.set_msrs(&msrs).map_err(KvmError::request("KVM_SET_MSRS"))?;
     Ok(())
+}
+
+/// Enables in XCR0 what CPUID (leaf 0xD) says there is, as firmware may. A guest that enables it
+/// itself finds it as it wants it. On an emulated host whose KVM does not notice the guest's XSETBV,
+/// that guest would find sizes in leaf 0xD that do not fit, warn at length and do without XSAVE.
+pub(super) fn enable_extended_state(
+    vcpu: &VcpuFd,
+    entries: &[kvm_cpuid_entry2],
+) -> Result<(), KvmError> {
+    let leaf =
+        |entry: &&kvm_cpuid_entry2| entry.function == LEAF_EXTENDED_STATE && entry.index == 0;
+    let Some(entry) = entries.iter().find(leaf) else { return Ok(()) };
+    let features = u64::from(entry.eax) | u64::from(entry.edx) << 32;
+    if features == 0 {
+        return Ok(());
+    }
+    let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    registers.xcrs[0].value = features;
+    vcpu.set_xcrs(&registers).map_err(KvmError::request("KVM_SET_XCRS"))
 }
 
 /// "Virtual wire" mode: the 8259's interrupts come in by LINT0, NMIs by LINT1.
