@@ -105,7 +105,7 @@ pub(crate) fn apply(kind: Kind) -> Result<(), ConfineError> {
         Kind::Vcpu => "vCPU",
         Kind::Device => "device",
     };
-    filter::install(rules(kind)).map_err(|error| ConfineError { thread, error })
+    filter::install(&rules(kind)).map_err(|error| ConfineError { thread, error })
 }
 
 fn rules(kind: Kind) -> Vec<Rule> {
