@@ -172,18 +172,28 @@ fn push_check(check: Check, steps: &mut Vec<Step>) {
     }
 }
 
-/// Puts the calling thread under the filter that allows `rules`, for good.
-pub(crate) fn install(rules: &[Rule]) -> io::Result<()> {
-    let mut program = program(rules).ok_or(io::ErrorKind::InvalidInput)?;
-    let length = program.len() as u16;
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` describes `program`, which outlives both calls; the kernel copies it.
-    let failed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter)
-                != 0
-    };
-    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// A filter, ready to be installed.
+pub(crate) struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// The filter that allows `rules`.
+    pub(crate) fn new(rules: &[Rule]) -> io::Result<Filter> {
+        Ok(Filter(program(rules).ok_or(io::ErrorKind::InvalidInput)?))
+    }
+
+    /// Puts the calling thread under it, for good.
+    pub(crate) fn install(&self) -> io::Result<()> {
+        let Filter(program) = self;
+        let (len, filter) = (program.len() as u16, program.as_ptr().cast_mut());
+        let filter = libc::sock_fprog { len, filter };
+        let request = libc::SECCOMP_SET_MODE_FILTER;
+        // SAFETY: `filter` describes `program`, which outlives both calls; the kernel copies it.
+        let failed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::syscall(libc::SYS_seccomp, request, 0, &raw const filter) != 0
+        };
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::fmt;
 use std::iter;
 use std::mem;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
-use crate::confine::{self, Kind};
+use crate::confine::{Filters, Kind};
 use crate::devices::{self, Devices, Streams};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
@@ -37,6 +38,7 @@ pub struct Vmm {
     reactor: Option<Reactor>,
     observer: Box<dyn Observer>,
     stopper: Stopper,
+    filters: Arc<Filters>,
     confined: bool,
     /// No vCPU has left the guest for the VMM yet.
     fresh: AtomicBool,
@@ -55,6 +57,7 @@ impl fmt::Debug for Vmm {
             reactor,
             observer: _,
             stopper,
+            filters: _,
             confined,
             fresh,
             suspended,
@@ -138,6 +141,7 @@ impl Vmm {
             reactor,
             observer,
             stopper: Stopper::new(),
+            filters: Arc::clone(&prepared.filters),
             confined: false,
             fresh: AtomicBool::new(true),
             suspended: false,
@@ -245,6 +249,7 @@ impl Vmm {
             reactor,
             observer,
             stopper: Stopper::new(),
+            filters: Arc::clone(&prepared.filters),
             confined: false,
             fresh: AtomicBool::new(true),
             suspended: true,
@@ -316,11 +321,13 @@ impl Vmm {
             reactor,
             observer,
             stopper,
+            filters,
             confined,
             fresh,
             suspended,
         } = self;
         let (vm, ram, devices, confined) = (&*vm, &*ram, &*devices, *confined);
+        let filters = &**filters;
         let reactor = reactor.as_ref();
         if mem::take(suspended) {
             devices.resume(vm, ram)?;
@@ -328,13 +335,13 @@ impl Vmm {
         let machine = Machine::new(vm, ram, devices, &mut **observer, stopper, fresh);
         let run = |vcpu: &mut VcpuFd, boots| {
             if confined {
-                confine::apply(Kind::Vcpu)?;
+                filters.apply(Kind::Vcpu)?;
             }
             vcpu::run(vcpu, &machine, boots)
         };
         let serve = |reactor: &Reactor| {
             if confined {
-                confine::apply(Kind::Device)?;
+                filters.apply(Kind::Device)?;
             }
             reactor.run(vm, ram, devices)
         };

@@ -196,7 +196,8 @@ fn compare(
     for index in 0..now.vcpus as usize {
         let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
         let now = prepared.identity.entries(index);
-        if let Some(leaf) = differing_leaf(&then, now) {
+        let leaf = if then == now { None } else { differing_leaf(&then, now) };
+        if let Some(leaf) = leaf {
             let what = format!("CPUID leaf {:#x} ({}) of vCPU {index}", leaf.0, leaf.1);
             let show = |entries: &[kvm_cpuid_entry2]| {
                 let mut entries = entries.iter();
