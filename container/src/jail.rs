@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::cgroup::{Groups, Leaf};
@@ -43,6 +43,8 @@ const PANICKED: i32 = 101;
 pub struct Jail {
     compiled: Compiled,
     groups: Option<Arc<Groups>>,
+    /// A cgroup for the next child.
+    spare: Mutex<Option<Leaf>>,
     namespaces: u64,
 }
 
@@ -84,7 +86,8 @@ impl Spec {
         if compiled.slots > 0 {
             return invalid("stdio", "a jail has no slots", "inherit the streams or discard them");
         }
-        Ok(Jail { compiled, groups, namespaces: namespaces.flags() })
+        let namespaces = namespaces.flags();
+        Ok(Jail { compiled, groups, spare: Mutex::default(), namespaces })
     }
 }
 
@@ -131,6 +134,18 @@ fn play(script: &Script) -> Result<(), Error> {
 }
 
 impl Jail {
+    /// Makes the cgroup of the next child, if there is to be one, so that its start need not.
+    ///
+    /// # Errors
+    /// The cgroup cannot be made.
+    pub fn ready(&self) -> Result<(), Error> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            *spare = self.groups.as_ref().map(Leaf::make).transpose()?;
+        }
+        Ok(())
+    }
+
     /// Forks a child into the jail's namespaces and cgroup and runs `child` there, whose result is
     /// its exit status. The child dies with the calling thread once it has entered the jail.
     ///
@@ -140,7 +155,8 @@ impl Jail {
     /// # Safety
     /// The calling process has a single thread: another's locks would stay locked in the child.
     pub unsafe fn fork(&self, child: impl FnOnce(Entrance<'_>) -> i32) -> Result<Container, Error> {
-        let leaf = self.groups.as_ref().map(Leaf::make).transpose()?;
+        self.ready()?;
+        let leaf = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let parent = open_own_pidfd()?;
         let procs = leaf.as_ref().map(Leaf::open_v1_procs).transpose()?;
         let mut registers = [0; REGISTERS];

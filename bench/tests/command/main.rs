@@ -7,3 +7,4 @@ mod common;
 mod copies;
 mod host;
 mod lab;
+mod leftovers;

@@ -1,10 +1,12 @@
 //! A snapshot that can be restored.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::kvm_cpuid_entry2;
+use zerocopy::IntoBytes;
 
 use super::pages::{Extent, Pages};
 use super::working_set::WorkingSet;
@@ -69,11 +71,9 @@ impl Snapshot {
             path: path.clone(),
             reason: error.to_string(),
         };
-        let size = fs::metadata(&path).map_err(SnapshotError::file("find", &path))?.len();
-        if size > STATE_MAX_BYTES {
-            return Err(bad(FormatError::Length));
-        }
-        let state = fs::read(&path).map_err(SnapshotError::file("read", &path))?;
+        let state =
+            read_whole(&path, STATE_MAX_BYTES).map_err(SnapshotError::file("read", &path))?;
+        let state = state.ok_or_else(|| bad(FormatError::Length))?;
         let sections = Sections::parse(state).map_err(bad)?;
         let guest = compare(directory, &sections, prepared, bad)?;
         let vcpus = 0..guest.vcpus as usize;
@@ -165,6 +165,18 @@ impl AsFd for Snapshot {
     }
 }
 
+/// Reads a file of up to so many bytes; `None` if it has more.
+pub(super) fn read_whole(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes > limit {
+        return Ok(None);
+    }
+    let mut contents = vec![0; bytes as usize];
+    file.read_exact(&mut contents)?;
+    Ok(Some(contents))
+}
+
 /// Whether a snapshot is of the machine that is asked for.
 fn compare(
     directory: &Path,
@@ -194,10 +206,12 @@ fn compare(
         return Err(different(what, short(then.image), short(now.image)));
     }
     for index in 0..now.vcpus as usize {
-        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
         let now = prepared.identity.entries(index);
-        let leaf = if then == now { None } else { differing_leaf(&then, now) };
-        if let Some(leaf) = leaf {
+        if sections.get(Kind::CpuId, index).map_err(&bad)? == now.as_bytes() {
+            continue;
+        }
+        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
+        if let Some(leaf) = differing_leaf(&then, now) {
             let what = format!("CPUID leaf {:#x} ({}) of vCPU {index}", leaf.0, leaf.1);
             let show = |entries: &[kvm_cpuid_entry2]| {
                 let mut entries = entries.iter();
