@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{alone, load_only, may_run, output, text};
+use crate::common::{among_labs, load_only, may_run, output, text};
 use crate::lab::{has_lab, lab};
 use tare::backend::{self, Assignment, Output};
 use tare::harness::{Attendant, Conduct, replicate};
@@ -16,7 +16,7 @@ fn test_copies_of_a_microvm_are_each_their_own() {
     if !may_run("test_copies_of_a_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.arg("--program").arg(std::env::current_exe().unwrap());
@@ -88,7 +88,7 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     if !may_run("test_every_workload_runs_in_copies", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.args(["--", "compare", "--on", "microvm,microvm:snapshot,microvm:clone"]);
