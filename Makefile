@@ -30,9 +30,9 @@ kernel: build
 compare: kernel
 	$(TARE) compare $(ARGS)
 
-# The guest kernel is built first: tests use it and do not build one.
+# The guest kernels are built first: tests use them and do not build any.
 test: provision
-	$(CARGO) run --locked --quiet --package tare -- kernel build
+	$(CARGO) run --locked --quiet --package tare -- kernel build --all
 	timeout --verbose --kill-after=30 $(TEST_LIMIT) \
 		$(CARGO) test --locked --workspace --no-fail-fast
 
