@@ -15,8 +15,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 
+pub(crate) use i8042::{COMMAND as RESET_PORT, PULSE_RESET as RESET_VALUE};
 pub(crate) use line::Line;
 pub(crate) use saved::Saved;
+pub(crate) use serial::DATA as SERIAL_PORT;
 pub(crate) use virtio::{
     Balloon, Block, Console, Control, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock,
 };
