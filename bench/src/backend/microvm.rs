@@ -123,7 +123,16 @@ impl Backend for MicroVm {
                 }
             }
         };
-        Ok(Box::new(Ready { name, prepared, origin, jail, disks, output: assignment.output }))
+        let kernel = kernel.name.clone();
+        Ok(Box::new(Ready {
+            name,
+            kernel,
+            prepared,
+            origin,
+            jail,
+            disks,
+            output: assignment.output,
+        }))
     }
 }
 
@@ -177,6 +186,7 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
 
 struct Ready {
     name: &'static str,
+    kernel: String,
     prepared: tare_vmm::Prepared,
     origin: Origin,
     /// None where this process may not make one.
@@ -190,6 +200,7 @@ impl Prepared for Ready {
         let mut state = self.origin.state();
         state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            format!("guest kernel {}", self.kernel),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"

@@ -1,10 +1,12 @@
 //! MicroVMs that are copies of one: restored and cloned from the snapshot of a real Linux.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common::{alone, load_only, may_run, output, text};
+use crate::common::{among_labs, load_only, may_run, output, text};
 use crate::lab::{has_lab, lab};
 use tare::backend::{self, Assignment, Output};
+use tare::guest_kernel;
 use tare::harness::{Attendant, Conduct, replicate};
 use tare::kit::{Choice, Kit};
 use tare::results::Status;
@@ -16,7 +18,7 @@ fn test_copies_of_a_microvm_are_each_their_own() {
     if !may_run("test_copies_of_a_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.arg("--program").arg(std::env::current_exe().unwrap());
@@ -39,8 +41,9 @@ impl Attendant for Ear {
 #[test]
 #[ignore = "needs a host that can run microVMs: test_copies_of_a_microvm_are_each_their_own runs it"]
 fn inside_the_lab_copies_run() {
-    let path = |name: &str| std::env::var_os(name).map(Into::into);
-    let choice = Choice { kernel: path("TARE_KERNEL"), rootfs: path("TARE_ROOTFS") };
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
+    let choice = Choice { kernel, rootfs: path("TARE_ROOTFS") };
     let kit = Kit::new(choice).unwrap();
     let script = "head -c 16 /dev/urandom | md5sum; date +%s; cat /proc/uptime";
     let workload = tare_workload::find("run").unwrap();
@@ -88,7 +91,7 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     if !may_run("test_every_workload_runs_in_copies", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.args(["--", "compare", "--on", "microvm,microvm:snapshot,microvm:clone"]);
