@@ -91,7 +91,7 @@ pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
 pub use config::{BlockConfig, BootProtocol, Config, NetConfig, Pages, TapSource, VsockConfig};
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
-pub use devices::{BlockError, NetError, Streams, VsockError, open_tap};
+pub use devices::{BlockError, MESSAGE_MAX_BYTES, NetError, Streams, VsockError, open_tap};
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
 pub use kvm::KvmError;
@@ -99,7 +99,9 @@ pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError
 pub use observer::{Edge, Observer};
 pub use prepared::Prepared;
 pub use reactor::ReactorError;
-pub use snapshot::{Capture, Captured, Recording, Snapshot, SnapshotError, WorkingSet};
+pub use snapshot::{
+    Capture, Captured, Description, Recording, Snapshot, SnapshotError, SnapshotFiles, WorkingSet,
+};
 pub use stopper::Stopper;
 pub use vcpu::VcpuError;
 pub use vmm::Vmm;

@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
+pub use renewal::MESSAGE_MAX_BYTES;
 pub(crate) use saved::Saved;
 pub(crate) use virtio::{Block, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock};
 pub use virtio::{BlockError, NetError, Streams, VsockError, open_tap};
@@ -90,6 +91,11 @@ impl Devices {
             renewal: Mutex::new(renewal(config)),
             virtio: virtio.collect::<Result<Vec<_>, usize>>()?,
         })
+    }
+
+    /// Has a message for the guest follow its renewal record.
+    pub(crate) fn tell(&self, message: Vec<u8>) {
+        lock(&self.renewal).tell(message);
     }
 
     /// Has every device finish what it has begun, and takes their state.
