@@ -121,7 +121,7 @@ impl GuestRam {
         if prefault {
             mapping.populate().map_err(|error| MemoryError::Prefault { bytes, error })?;
         }
-        GuestRam::lay_out(mapping, bytes, Vec::new())
+        GuestRam::lay_out(mapping, bytes, Mapping::FLAGS, Vec::new())
     }
 
     /// Maps `bytes` of `file` so that what is written stays with this guest: pages come as they are
@@ -134,10 +134,16 @@ impl GuestRam {
         check_size(bytes, Pages::Small)?;
         let mapping = Mapping::of_file(file, bytes as usize)
             .map_err(|error| MemoryError::Map { bytes, error })?;
-        GuestRam::lay_out(mapping, bytes, base)
+        // Whoever gives pages back must know that the file is behind them.
+        GuestRam::lay_out(mapping, bytes, Mapping::FLAGS & !libc::MAP_ANONYMOUS, base)
     }
 
-    fn lay_out(mapping: Mapping, bytes: u64, base: Vec<Extent>) -> Result<GuestRam, MemoryError> {
+    fn lay_out(
+        mapping: Mapping,
+        bytes: u64,
+        flags: i32,
+        base: Vec<Extent>,
+    ) -> Result<GuestRam, MemoryError> {
         let layout = |reason: String| MemoryError::Layout { bytes, reason };
         let mut regions = Vec::with_capacity(2);
         for (start, offset, length) in ranges(bytes) {
@@ -148,7 +154,7 @@ impl GuestRam {
                     mapping.start().add(offset as usize),
                     length as usize,
                     Mapping::PROTECTION,
-                    Mapping::FLAGS,
+                    flags,
                 )
             };
             let region = region.map_err(|error| layout(error.to_string()))?;

@@ -33,8 +33,9 @@ pub use kept::{Error as KeptError, Keeping, Kept, kept_below};
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use crate::guest_kernel::GuestKernel;
 use crate::host;
-use crate::kit::{GuestDisks, GuestKernel, Kit};
+use crate::kit::{GuestDisks, Kit};
 use monitor::{become_vmm, close_all_but, leave_the_harness};
 use origin::Origin;
 use template::Template;
@@ -117,7 +118,16 @@ impl Backend for MicroVm {
                 }
             }
         };
-        Ok(Box::new(Ready { name, prepared, origin, jail, disks, output: assignment.output }))
+        let kernel = kernel.name.clone();
+        Ok(Box::new(Ready {
+            name,
+            kernel,
+            prepared,
+            origin,
+            jail,
+            disks,
+            output: assignment.output,
+        }))
     }
 }
 
@@ -215,6 +225,7 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
 
 struct Ready {
     name: &'static str,
+    kernel: String,
     prepared: tare_vmm::Prepared,
     origin: Origin,
     /// None where this process may not make one.
@@ -228,6 +239,7 @@ impl Prepared for Ready {
         let mut state = self.origin.state();
         state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            format!("guest kernel {}", self.kernel),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::guest_kernel;
+
 /// Exit codes, documented in `tare --help`.
 pub mod exit {
     /// Everything asked was done.
@@ -96,9 +98,10 @@ pub enum HostChoice {
 /// What boxes are made of; the same for every command that starts some.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KitArgs {
-    /// Guest kernel: an x86-64 ELF image, or a bzImage [default: what `tare kernel build` made]
-    #[arg(long, value_name = "PATH", env = "TARE_KERNEL")]
-    pub kernel: Option<PathBuf>,
+    /// Guest kernel: a variant that `tare kernel build` makes, or the path of an x86-64 ELF image
+    /// or a bzImage [default: practical]
+    #[arg(long, value_name = "VARIANT|PATH", env = "TARE_KERNEL")]
+    pub kernel: Option<guest_kernel::Choice>,
     /// Directory with the root file system for commands [default: a small one with busybox]
     #[arg(long, value_name = "DIR", env = "TARE_ROOTFS")]
     pub rootfs: Option<PathBuf>,
@@ -110,7 +113,10 @@ pub struct KitArgs {
 
 impl KitArgs {
     fn choice(&self) -> crate::kit::Choice {
-        crate::kit::Choice { kernel: self.kernel.clone(), rootfs: self.rootfs.clone() }
+        crate::kit::Choice {
+            kernel: self.kernel.clone().unwrap_or_default(),
+            rootfs: self.rootfs.clone(),
+        }
     }
 }
 
@@ -157,7 +163,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 /// The exit code for an error that ended a command.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let is_missing = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(crate::kit::Error::NoKernel))
+        matches!(cause.downcast_ref(), Some(guest_kernel::Error::NotBuilt(_)))
             || matches!(cause.downcast_ref(), Some(crate::lab::Error::NoQemu(_)))
             || matches!(cause.downcast_ref(), Some(tare_kernels::lab::Error::NoPackage(_)))
             || matches!(cause.downcast_ref(), Some(tare_kernels::SourceError::NoPackage))

@@ -11,6 +11,7 @@ use tare_vmm::{Description, SnapshotFiles};
 
 use super::{KitArgs, exit};
 use crate::backend::{Kept, kept_below};
+use crate::guest_kernel;
 use crate::harness::{Attendant, Conduct, replicate};
 use crate::interrupt;
 use crate::kit::{Choice, Kit};
@@ -227,7 +228,8 @@ fn verify(args: &OneArgs) -> anyhow::Result<u8> {
 fn restore(args: &RestoreArgs) -> anyhow::Result<u8> {
     interrupt::listen()?;
     let kept = Kept::open(&args.directory)?;
-    let kit = Kit::new(Choice { kernel: Some(kept.kernel().to_owned()), rootfs: None })?;
+    let kernel = guest_kernel::Choice::File(kept.kernel().to_owned());
+    let kit = Kit::new(Choice { kernel, rootfs: None })?;
     let prepared = kept.prepare(&kit, args.command.clone())?;
     let workload = tare_workload::find("run").context("this build has no workload 'run'")?;
     let timeout = Duration::from_secs(args.timeout_s);

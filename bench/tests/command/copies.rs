@@ -1,10 +1,12 @@
 //! MicroVMs that are copies of one: restored and cloned from the snapshot of a real Linux.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common::{alone, load_only, may_run, output, text};
+use crate::common::{among_labs, load_only, may_run, output, text};
 use crate::lab::{has_lab, lab};
 use tare::backend::{self, Assignment, Output};
+use tare::guest_kernel;
 use tare::harness::{Attendant, Conduct, density, replicate};
 use tare::kit::{Choice, Kit};
 use tare::results::{MemoryUsage, Status};
@@ -16,7 +18,7 @@ fn test_copies_of_a_microvm_are_each_their_own() {
     if !may_run("test_copies_of_a_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.arg("--program").arg(std::env::current_exe().unwrap());
@@ -28,8 +30,9 @@ fn test_copies_of_a_microvm_are_each_their_own() {
 
 /// Of the lab's kernel and root file system.
 fn kit() -> Kit {
-    let path = |name: &str| std::env::var_os(name).map(Into::into);
-    Kit::new(Choice { kernel: path("TARE_KERNEL"), rootfs: path("TARE_ROOTFS") }).unwrap()
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
+    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS") }).unwrap()
 }
 
 #[derive(Default)]
@@ -92,7 +95,7 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     if !may_run("test_every_workload_runs_in_copies", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.args(["--", "compare", "--on", "microvm,microvm:snapshot,microvm:clone"]);
@@ -119,7 +122,7 @@ fn test_a_hundred_clones_are_light() {
     if !may_run("test_a_hundred_clones_are_light", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.arg("--program").arg(std::env::current_exe().unwrap());

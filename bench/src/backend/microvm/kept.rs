@@ -179,6 +179,7 @@ impl Kept {
         tare_vmm::Snapshot::open(&snapshot, &prepared)?;
         Ok(Box::new(Ready {
             name: MicroVm::Snapshot.name(),
+            kernel: self.record.kernel.display().to_string(),
             prepared,
             origin: Origin::Kept { snapshot, message: job.to_words().join(" ").into_bytes() },
             jail: jail_here(kit)?,

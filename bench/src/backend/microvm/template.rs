@@ -103,13 +103,15 @@ fn record(prepared: &Prepared, snapshot: &Snapshot) -> Result<WorkingSet, Error>
 fn within<T>(limit: Duration, stopper: Stopper, body: impl FnOnce() -> T) -> T {
     let (done, ended) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        scope.spawn(move || {
+        let watchdog = scope.spawn(move || {
             if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 stopper.stop();
             }
         });
         let result = body();
         drop(done);
+        // The scope alone waits for the closure's end, not for the thread's.
+        let _ = watchdog.join();
         result
     })
 }
