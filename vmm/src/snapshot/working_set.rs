@@ -12,9 +12,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::files::read_whole;
 use super::format::{FormatError, Kind, Sections, Writer};
 use super::pages::Extent;
-use super::stored::read_whole;
 use super::{SnapshotError, WORKING_SET};
 use crate::memory::GuestRam;
 
