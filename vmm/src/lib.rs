@@ -88,10 +88,12 @@ mod vcpu;
 mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
-pub use config::{BlockConfig, BootProtocol, Config, NetConfig, Pages, TapSource, VsockConfig};
+pub use config::{
+    BlockConfig, BlockEngine, BootProtocol, Config, NetConfig, Pages, TapSource, VsockConfig,
+};
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
-pub use devices::{BlockError, NetError, Streams, VsockError, open_tap};
+pub use devices::{BLOCK_QUEUES_MAX, BlockError, NetError, Streams, VsockError, open_tap};
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
 pub use kvm::KvmError;

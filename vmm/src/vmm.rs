@@ -27,13 +27,14 @@ use crate::{
 
 /// A microVM that is ready to run.
 pub struct Vmm {
-    // In the order in which they must go: the vCPU and the VM before the memory they use.
+    // In the order in which they must go: the vCPU, the VM and the devices, which may have transfers
+    // in flight, before the memory they use.
     vcpu: VcpuFd,
     /// The vCPUs that wait for the boot vCPU to start them.
     others: Vec<VcpuFd>,
     vm: VmFd,
-    ram: GuestRam,
     devices: Devices,
+    ram: GuestRam,
     reactor: Option<Reactor>,
     observer: Box<dyn Observer>,
     stopper: Stopper,

@@ -22,7 +22,7 @@ use std::path::Path;
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, Config, Streams, VsockConfig};
+use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
 use tare_workload::{CONVERSATION_PORT, Channel as Wire, FrameKind, Line, frame_header};
 
 use super::channel::Channel;
@@ -81,9 +81,10 @@ impl Backend for MicroVm {
         disks.name_in(&mut job);
         let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
         let block = |path: &Path, read_only, direct| BlockConfig {
-            path: path.to_owned(),
             read_only,
             direct,
+            engine: kit.disk_engine(),
+            ..BlockConfig::new(path)
         };
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
@@ -203,6 +204,10 @@ impl Prepared for Ready {
                 "the VMM has its seccomp filter but no jail: tare does not run as root".to_owned()
             }
         });
+        state.extend(self.prepared.config().blocks.first().map(|block| match block.engine {
+            BlockEngine::Sync => "disks: synchronous, on the vCPU's thread".to_owned(),
+            BlockEngine::IoUring => "disks: by io_uring".to_owned(),
+        }));
         state.extend(self.disks.state());
         state
     }

@@ -175,6 +175,7 @@ fn measure_in_lab(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
     option("--gap-ms", args.gap_ms.to_string());
     option("--timeout-s", args.timeout_s.to_string());
     option("--memory-mib", args.kit.memory_mib.to_string());
+    option("--disk-engine", args.kit.disk_engine.word().to_owned());
     if let Some(replicates) = args.replicates {
         option("--replicates", replicates.to_string());
     }

@@ -17,8 +17,8 @@ use kvm_ioctls::VmFd;
 
 pub(crate) use line::Line;
 pub(crate) use saved::Saved;
+pub use virtio::{BLOCK_QUEUES_MAX, BlockError, NetError, Streams, VsockError, open_tap};
 pub(crate) use virtio::{Block, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock};
-pub use virtio::{BlockError, NetError, Streams, VsockError, open_tap};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;

@@ -23,6 +23,7 @@ use std::os::fd::BorrowedFd;
 
 use vm_memory::GuestMemoryMmap;
 
+pub use block::BLOCK_QUEUES_MAX;
 pub(crate) use block::Block;
 pub use disk::BlockError;
 pub(crate) use net::Net;
