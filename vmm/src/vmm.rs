@@ -11,7 +11,9 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
-use crate::devices::{self, Devices, Streams};
+use crate::devices::{
+    self, BalloonControl, ConsoleControl, Control, Devices, RegisterPages, Streams,
+};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
@@ -118,13 +120,15 @@ impl Vmm {
         // Memory before controllers: these register on KVM's buses, after which a change of memory
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
+        let pages = RegisterPages::attach(&vm, virtio.len())?;
         controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
         for index in 1..config.vcpus {
             others.push(cpu::create(&vm, index, identity)?);
         }
-        let devices = Devices::new(config, virtio.into_iter().zip(irqs.iter().copied()));
+        let virtio = virtio.into_iter().zip(irqs.iter().copied());
+        let devices = Devices::new(config, virtio, pages);
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         ram.fill(image)?;
@@ -221,6 +225,7 @@ impl Vmm {
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
         ram.attach(&vm)?;
+        let pages = RegisterPages::attach(&vm, virtio.len())?;
         controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
@@ -228,7 +233,8 @@ impl Vmm {
             others.push(cpu::create(&vm, index, identity)?);
         }
         let virtio = virtio.into_iter().zip(irqs.iter().copied());
-        let devices = Devices::restored(config, virtio, &snapshot.devices, &ram).map_err(misfit)?;
+        let devices = Devices::restored(config, virtio, pages, &snapshot.devices, &ram);
+        let devices = devices.map_err(misfit)?;
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         snapshot.controllers.give(&vm)?;
@@ -274,9 +280,32 @@ impl Vmm {
         capture.write(prepared, &vcpus, &controllers, &devices, ram)
     }
 
+    /// Has a message for the guest follow the record that it reads at the renewal port (0xE00): who
+    /// it is now and what it is to do, in whatever form the two have agreed on. At most
+    /// [`MESSAGE_MAX_BYTES`](crate::MESSAGE_MAX_BYTES) of it are taken.
+    pub fn tell(&mut self, message: Vec<u8>) {
+        self.devices.tell(message);
+    }
+
     /// Something to end [`run`](Vmm::run) with from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// The host's side of the balloon, if the configuration has one.
+    pub fn balloon(&self) -> Option<BalloonControl> {
+        self.devices.controls().find_map(|control| match control {
+            Control::Balloon(balloon) => Some(balloon),
+            Control::Console(_) => None,
+        })
+    }
+
+    /// The host's side of the console, if the configuration has one.
+    pub fn console(&self) -> Option<ConsoleControl> {
+        self.devices.controls().find_map(|control| match control {
+            Control::Console(console) => Some(console),
+            Control::Balloon(_) => None,
+        })
     }
 
     /// Where guest RAM lies in this process: what /proc/PID/smaps shows there belongs to the

@@ -2,8 +2,10 @@
 //! [`lab`] needs QEMU.
 
 mod attended;
+mod bench;
 mod cli;
 mod common;
 mod copies;
+mod disks;
 mod host;
 mod lab;
