@@ -12,7 +12,9 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{Filters, Kind};
-use crate::devices::{self, BalloonControl, ConsoleControl, Control, Devices, Streams};
+use crate::devices::{
+    self, BalloonControl, ConsoleControl, Control, Devices, RegisterPages, Streams,
+};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
@@ -28,13 +30,14 @@ use crate::{
 
 /// A microVM that is ready to run.
 pub struct Vmm {
-    // In the order in which they must go: the vCPU and the VM before the memory they use.
+    // In the order in which they must go: the vCPU, the VM and the devices, which may have transfers
+    // in flight, before the memory they use.
     vcpu: VcpuFd,
     /// The vCPUs that wait for the boot vCPU to start them.
     others: Vec<VcpuFd>,
     vm: VmFd,
-    ram: GuestRam,
     devices: Devices,
+    ram: GuestRam,
     reactor: Option<Reactor>,
     observer: Box<dyn Observer>,
     stopper: Stopper,
@@ -120,13 +123,15 @@ impl Vmm {
         // Memory before controllers: these register on KVM's buses, after which a change of memory
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
+        let pages = RegisterPages::attach(&vm, virtio.len())?;
         controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
         for index in 1..config.vcpus {
             others.push(cpu::create(&vm, index, identity)?);
         }
-        let devices = Devices::new(config, virtio.into_iter().zip(irqs.iter().copied()));
+        let virtio = virtio.into_iter().zip(irqs.iter().copied());
+        let devices = Devices::new(config, virtio, pages);
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         ram.fill(image)?;
@@ -224,6 +229,7 @@ impl Vmm {
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
         ram.attach(&vm)?;
+        let pages = RegisterPages::attach(&vm, virtio.len())?;
         controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
@@ -231,7 +237,8 @@ impl Vmm {
             others.push(cpu::create(&vm, index, identity)?);
         }
         let virtio = virtio.into_iter().zip(irqs.iter().copied());
-        let devices = Devices::restored(config, virtio, &snapshot.devices, &ram).map_err(misfit)?;
+        let devices = Devices::restored(config, virtio, pages, &snapshot.devices, &ram);
+        let devices = devices.map_err(misfit)?;
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         snapshot.controllers.give(&vm)?;

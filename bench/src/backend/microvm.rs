@@ -24,7 +24,7 @@ use tare_container::{
     Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Proc, Program, Rootfs, Spec, Stream,
     User,
 };
-use tare_vmm::{BlockConfig, Config, Streams, VsockConfig};
+use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
 use tare_workload::{
     CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
 };
@@ -100,6 +100,7 @@ impl Backend for MicroVm {
             memory_mib: assignment.memory_mib,
             disks: &disks,
             direct: assignment.direct,
+            disk_engine: kit.disk_engine(),
             converses: job.stdio.is_some(),
         };
         let config = machine.config();
@@ -141,14 +142,16 @@ struct Machine<'a> {
     memory_mib: u64,
     disks: &'a GuestDisks,
     direct: bool,
+    disk_engine: BlockEngine,
     /// It has a vsock device for its command's streams.
     converses: bool,
 }
 
 impl Machine<'_> {
     fn config(self) -> Config {
+        let engine = self.disk_engine;
         let block =
-            |path: &PathBuf, direct| BlockConfig { path: path.clone(), read_only: false, direct };
+            |path: &PathBuf, direct| BlockConfig { direct, engine, ..BlockConfig::new(path) };
         let mut blocks = Vec::new();
         blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
         blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
@@ -272,6 +275,10 @@ impl Prepared for Ready {
                  milliseconds of the launch"
                     .to_owned()
             }
+        }));
+        state.extend(self.prepared.config().blocks.first().map(|block| match block.engine {
+            BlockEngine::Sync => "disks: synchronous, on the vCPU's thread".to_owned(),
+            BlockEngine::IoUring => "disks: by io_uring".to_owned(),
         }));
         state.extend(self.disks.state());
         state

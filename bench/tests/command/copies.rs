@@ -32,7 +32,7 @@ fn test_copies_of_a_microvm_are_each_their_own() {
 fn kit() -> Kit {
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
-    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS") }).unwrap()
+    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS"), ..Choice::default() }).unwrap()
 }
 
 #[derive(Default)]

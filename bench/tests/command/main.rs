@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod common;
 mod copies;
+mod disks;
 mod host;
 mod lab;
 mod leftovers;
