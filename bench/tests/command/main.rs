@@ -2,6 +2,7 @@
 //! [`lab`] needs QEMU.
 
 mod attended;
+mod busy;
 mod cli;
 mod common;
 mod copies;
