@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, low-level arguments made high-level once.
 
+mod bench;
 mod compare;
 mod doctor;
 mod kernel;
@@ -7,6 +8,7 @@ mod lab;
 mod launch;
 mod plan;
 mod report;
+mod round;
 mod snapshot;
 mod table;
 
@@ -30,6 +32,8 @@ pub mod exit {
     pub const INCOMPLETE: u8 = 4;
     /// `tare launch`: the boxes' exit codes differ.
     pub const DIFFERENT: u8 = 5;
+    /// `tare bench`: a figure is beyond what it must be.
+    pub const MISSED: u8 = 6;
     /// Ctrl-C or SIGTERM; what had been measured is saved.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -40,14 +44,16 @@ Exit codes:
   1    failed; standard error says at what, on what, and what to do
   2    wrong usage
   3    something needed is missing; standard error says how to get it
-  4    compare: some cells failed or could not run; launch, snapshot restore: a box failed
+  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
   5    launch: the boxes' exit codes differ
+  6    bench: a figure is beyond what it must be
   130  interrupted; what had been measured is saved (in the lab: nothing is)
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
 Examples:
   tare doctor
   tare compare
+  tare bench vmm
   tare launch --on process,container,microvm -- uname -a";
 
 /// What isolation costs: one workload as a process, in a container and in a microVM.
@@ -64,6 +70,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run the comparison and write its report
     Compare(compare::CompareArgs),
+    /// Measure the figures of a suite and hold them against their limits
+    Bench(bench::BenchArgs),
     /// Run one command in several boxes side by side
     Launch(launch::LaunchArgs),
     /// Render a results file
@@ -128,6 +136,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let code = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Launch(args) => launch::run(&args)?,
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,

@@ -2,6 +2,7 @@
 //! [`lab`] needs QEMU.
 
 mod attended;
+mod bench;
 mod busy;
 mod cli;
 mod common;
