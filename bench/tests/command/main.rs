@@ -3,6 +3,7 @@
 
 mod attended;
 mod bench;
+mod busy;
 mod cli;
 mod common;
 mod copies;
