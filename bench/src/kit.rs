@@ -1,6 +1,6 @@
 //! The kit: what boxes are made of, made once and only when something asks for it.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -69,6 +69,7 @@ pub struct Kit {
     choice: Choice,
     agent: PathBuf,
     kernel: OnceCell<GuestKernel>,
+    other_kernels: RefCell<Vec<GuestKernel>>,
     initramfs: OnceCell<PathBuf>,
     rootfs: OnceCell<PathBuf>,
     empty_root: OnceCell<PathBuf>,
@@ -93,6 +94,7 @@ impl Kit {
             choice,
             agent,
             kernel: OnceCell::new(),
+            other_kernels: RefCell::default(),
             initramfs: OnceCell::new(),
             rootfs: OnceCell::new(),
             empty_root: OnceCell::new(),
@@ -110,6 +112,28 @@ impl Kit {
     /// [`Error::Kernel`].
     pub fn guest_kernel(&self) -> Result<&GuestKernel, Error> {
         once(&self.kernel, || Ok(self.choice.kernel.find()?))
+    }
+
+    /// The kernel that the microVMs of an assignment boot.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn kernel_for(&self, assignment: &Assignment) -> Result<GuestKernel, Error> {
+        let Some(variant) = assignment.kernel else { return self.guest_kernel().cloned() };
+        let kernel = guest_kernel::Choice::Variant(variant).find()?;
+        let mut others = self.other_kernels.borrow_mut();
+        if !others.contains(&kernel) {
+            others.push(kernel.clone());
+        }
+        Ok(kernel)
+    }
+
+    /// Every kernel that was asked for so far, once.
+    pub fn kernels(&self) -> Vec<GuestKernel> {
+        let mut kernels: Vec<GuestKernel> = self.kernel.get().cloned().into_iter().collect();
+        let others = self.other_kernels.borrow();
+        kernels.extend(others.iter().filter(|other| self.kernel.get() != Some(other)).cloned());
+        kernels
     }
 
     /// The initramfs of microVMs: the agent as `/init` and nothing else.

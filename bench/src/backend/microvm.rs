@@ -13,7 +13,7 @@ mod monitor;
 mod origin;
 mod template;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -79,7 +79,7 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
-        let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
+        let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
         let block = |path: &Path, read_only, direct| BlockConfig {
             path: path.to_owned(),
             read_only,
@@ -220,6 +220,17 @@ impl Prepared for Ready {
 
     fn reset(&self) -> Result<(), Error> {
         self.disks.reset().map_err(|error| Error::prepare(self.name)(&error))
+    }
+
+    fn capture(&self) -> Result<u64, Error> {
+        let directory = self.origin.template().ok_or(Error::NoSnapshots)?;
+        let directory = directory.with_file_name("another");
+        let template = Template::new(&self.prepared, &directory);
+        // What is left goes with the run's directory, or is in the way of the next.
+        let removed = fs::remove_dir_all(&directory);
+        let template = template.map_err(|error| Error::launch(self.name)(&error))?;
+        removed.map_err(|error| Error::launch(self.name)(&error))?;
+        Ok(template.capture_ns)
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {

@@ -55,6 +55,7 @@ fn inside_the_lab_copies_run() {
                 command: ["sh", "-c", script].map(str::to_owned).to_vec(),
                 ..Job::new(Channel::Com1, workload.name())
             },
+            kernel: None,
             memory_mib: 128,
             with_rootfs: true,
             scratch_mib: None,

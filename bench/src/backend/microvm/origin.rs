@@ -1,6 +1,7 @@
 //! Where a guest begins: at its kernel's first instruction, or where a template of it parked.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
 
 use tare_vmm::{Captured, Snapshot, Streams, Vmm};
 
@@ -58,6 +59,14 @@ impl Origin {
                 let snapshot = Snapshot::open(&template.directory, prepared)?;
                 Vmm::restore_with(prepared, &snapshot, streams, observer)
             }
+        }
+    }
+
+    /// Where the template's snapshot is.
+    pub(super) fn template(&self) -> Option<&Path> {
+        match self {
+            Origin::Files(template) | Origin::Open(template) => Some(&template.directory),
+            Origin::Boot => None,
         }
     }
 
