@@ -9,6 +9,7 @@
 //! serial port carries the agent's channel. A command's standard streams go over vsock: the VMM has
 //! one end of a socket pair for the agent to connect to, and so needs no path in its jail.
 
+mod kept;
 mod monitor;
 mod origin;
 mod template;
@@ -17,17 +18,22 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
 use tare_vmm::{BlockConfig, Config, Streams, VsockConfig};
-use tare_workload::{CONVERSATION_PORT, Channel as Wire, FrameKind, Line, frame_header};
+use tare_workload::{
+    CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
+};
+
+pub use kept::{Error as KeptError, Keeping, Kept, kept_below};
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use crate::guest_kernel::GuestKernel;
 use crate::host;
 use crate::kit::{GuestDisks, Kit};
 use monitor::{become_vmm, close_all_but, leave_the_harness};
@@ -80,35 +86,24 @@ impl Backend for MicroVm {
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
         let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
-        let block = |path: &Path, read_only, direct| BlockConfig {
-            path: path.to_owned(),
-            read_only,
-            direct,
-        };
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
         }
         if let Output::Attended { terminal } = assignment.output {
             job.terminal = terminal;
         }
-        let words = job.to_cmdline().map_err(|error| failed(&error))?;
-        let mut blocks = Vec::new();
-        blocks.extend(disks.root.as_deref().map(|path| block(path, false, false)));
-        blocks.extend(disks.scratch.as_deref().map(|path| block(path, false, assignment.direct)));
-        let memory_bytes = assignment.memory_mib << 20;
-        let config = Config {
-            kernel: kernel.path.clone(),
-            initramfs: Some(kit.initramfs().map_err(|error| failed(&error))?.to_owned()),
-            cmdline: format!("{} -- {words}", kernel.command_line),
-            memory_bytes,
-            blocks,
-            vsock: job.stdio.map(|_| VsockConfig { guest_cid: GUEST_CID, path: None }),
-            ..Config::default()
+        let machine = Machine {
+            kernel: &kernel.path,
+            initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
+            cmdline: command_line_of(&kernel, &job).map_err(|error| failed(&error))?,
+            memory_mib: assignment.memory_mib,
+            disks: &disks,
+            direct: assignment.direct,
+            converses: job.stdio.is_some(),
         };
+        let config = machine.config();
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
-        let root = kit.empty_root().map_err(|error| failed(&error))?;
-        let jail = nix::unistd::geteuid().is_root().then(|| jail(root)).transpose();
-        let jail = jail.map_err(|error| failed(&error))?;
+        let jail = jail_here(kit).map_err(|error| failed(&error))?;
         let origin = match self {
             MicroVm::Cold => Origin::Boot,
             _ => {
@@ -134,6 +129,44 @@ impl Backend for MicroVm {
             output: assignment.output,
         }))
     }
+}
+
+/// The machine of a guest.
+struct Machine<'a> {
+    kernel: &'a Path,
+    initramfs: PathBuf,
+    /// Of the kernel, with the agent's job.
+    cmdline: String,
+    memory_mib: u64,
+    disks: &'a GuestDisks,
+    direct: bool,
+    /// It has a vsock device for its command's streams.
+    converses: bool,
+}
+
+impl Machine<'_> {
+    fn config(self) -> Config {
+        let block =
+            |path: &PathBuf, direct| BlockConfig { path: path.clone(), read_only: false, direct };
+        let mut blocks = Vec::new();
+        blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
+        blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
+        let vsock = VsockConfig { guest_cid: GUEST_CID, path: None };
+        Config {
+            kernel: self.kernel.to_owned(),
+            initramfs: Some(self.initramfs),
+            cmdline: self.cmdline,
+            memory_bytes: self.memory_mib << 20,
+            blocks,
+            vsock: self.converses.then_some(vsock),
+            ..Config::default()
+        }
+    }
+}
+
+/// The command line that has a guest's agent do a job.
+fn command_line_of(kernel: &GuestKernel, job: &Job) -> Result<String, JobError> {
+    Ok(format!("{} -- {}", kernel.command_line, job.to_cmdline()?))
 }
 
 /// Whether a KVM guest of Linux can run here in useful time.
@@ -162,6 +195,12 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
             remedy: "run `tare kernel build`, or name a kernel with --kernel".to_owned(),
         },
     }
+}
+
+/// The VMM's jail, where this process may make one.
+fn jail_here(kit: &Kit) -> Result<Option<Jail>, KeptError> {
+    let root = kit.empty_root()?;
+    Ok(nix::unistd::geteuid().is_root().then(|| jail(root)).transpose()?)
 }
 
 /// Where the VMM lives: an empty root and namespaces of its own, as nobody, without capabilities.

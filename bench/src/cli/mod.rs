@@ -9,6 +9,7 @@ mod launch;
 mod plan;
 mod report;
 mod round;
+mod snapshot;
 mod table;
 
 use std::io::Write;
@@ -43,11 +44,11 @@ Exit codes:
   1    failed; standard error says at what, on what, and what to do
   2    wrong usage
   3    something needed is missing; standard error says how to get it
-  4    compare, bench: some cells failed or could not run; launch: a box failed
+  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
   5    launch: the boxes' exit codes differ
   6    bench: a figure is beyond what it must be
   130  interrupted; what had been measured is saved (in the lab: nothing is)
-launch passes on the command's own exit code where all boxes agree on it.
+launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
 Examples:
   tare doctor
@@ -80,6 +81,9 @@ enum Command {
     /// Build and find guest kernels
     #[command(subcommand)]
     Kernel(kernel::KernelCommand),
+    /// Keep a microVM that has booted, and go on from it as often as wanted
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tare completions bash > /etc/bash_completion.d/tare")]
     Completions {
@@ -137,6 +141,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,
         Command::Kernel(command) => kernel::run(&command)?,
+        Command::Snapshot(command) => snapshot::run(&command)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());
             exit::OK
