@@ -41,6 +41,8 @@ pub struct Recipe {
     pub kernel: Option<&'static Variant>,
     /// What a replicate does.
     pub act: Act,
+    /// Whether the scratch space lies in the host's memory, if it can.
+    pub in_memory: bool,
     /// Whether the scratch space's own caching is avoided below the box (O_DIRECT).
     pub is_direct: bool,
 }
@@ -83,6 +85,7 @@ impl Recipe {
             weigh_ms: None,
             kernel: None,
             act: Act::Launch,
+            in_memory: false,
             is_direct: false,
         }
     }
@@ -119,6 +122,7 @@ impl Recipe {
                 memory_mib: setting.memory_mib,
                 with_rootfs: false,
                 scratch_mib: workload.needs_scratch().then_some(SCRATCH_MIB),
+                in_memory: self.in_memory,
                 direct: self.is_direct,
                 output: Output::Null,
             },

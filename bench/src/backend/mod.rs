@@ -53,6 +53,8 @@ pub struct Assignment {
     pub with_rootfs: bool,
     /// Size of the scratch space, in MiB, where the workload needs one.
     pub scratch_mib: Option<u64>,
+    /// Whether the scratch space lies in the host's memory, on a tmpfs, if it can.
+    pub in_memory: bool,
     /// Whether the scratch space's own caching is avoided below the box as well (O_DIRECT).
     pub direct: bool,
     /// Where the box's standard streams go.

@@ -169,6 +169,7 @@ fn launch(
         memory_mib: args.kit.memory_mib,
         with_rootfs: true,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output,
     };

@@ -27,11 +27,13 @@ const HUNDRED: Recipe = Recipe { variant: &[("live", "100")], act: Act::Crowd(10
 /// A start that is weighed while it rests.
 const WEIGHED: Recipe =
     Recipe { variant: &[("weighed", "idle")], weigh_ms: Some(WEIGH_MS), ..Recipe::plain("start") };
-/// Reads past the page caches of guest and host, one at a time.
+/// Reads past the page caches of guest and host, one at a time, of a file in the host's memory: what
+/// they cost is the way there.
 const DIRECT_READS: Recipe = Recipe {
     variant: &[("direct", "1"), ("operations", "seqread,randread")],
     always: &[("direct", "1"), ("operations", "seqread,randread")],
     lab: &[("file_bytes", "4194304"), ("count", "128")],
+    in_memory: true,
     is_direct: true,
     ..Recipe::plain("file")
 };

@@ -63,6 +63,7 @@ fn inside_the_lab_copies_run() {
             memory_mib: 128,
             with_rootfs: true,
             scratch_mib: None,
+            in_memory: false,
             direct: false,
             output: with,
         };
@@ -143,6 +144,7 @@ fn inside_the_lab_a_hundred_clones_live() {
         memory_mib: 128,
         with_rootfs: false,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output: Output::Null,
     };

@@ -257,6 +257,7 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
         memory_mib,
         with_rootfs: true,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output: Output::Captured,
     };
