@@ -14,7 +14,7 @@ mod monitor;
 mod origin;
 mod template;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -86,7 +86,7 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
-        let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
+        let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
         }
@@ -96,7 +96,7 @@ impl Backend for MicroVm {
         let machine = Machine {
             kernel: &kernel.path,
             initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
-            cmdline: command_line_of(kernel, &job).map_err(|error| failed(&error))?,
+            cmdline: command_line_of(&kernel, &job).map_err(|error| failed(&error))?,
             memory_mib: assignment.memory_mib,
             disks: &disks,
             direct: assignment.direct,
@@ -288,6 +288,17 @@ impl Prepared for Ready {
         let failed = Error::prepare(self.name);
         self.disks.reset().map_err(|error| failed(&error))?;
         self.jail.as_ref().map_or(Ok(()), Jail::ready).map_err(|error| failed(&error))
+    }
+
+    fn capture(&self) -> Result<u64, Error> {
+        let directory = self.origin.template().ok_or(Error::NoSnapshots)?;
+        let directory = directory.with_file_name("another");
+        let template = Template::new(&self.prepared, &directory);
+        // What is left goes with the run's directory, or is in the way of the next.
+        let removed = fs::remove_dir_all(&directory);
+        let template = template.map_err(|error| Error::launch(self.name)(&error))?;
+        removed.map_err(|error| Error::launch(self.name)(&error))?;
+        Ok(template.capture_ns)
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {

@@ -83,7 +83,7 @@ impl Backend for QemuMicroVm {
         let mut job = assignment.job.clone();
         job.channel = Wire::Com1;
         disks.name_in(&mut job);
-        let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
+        let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
         let initramfs = kit.initramfs().map_err(|error| failed(&error))?;
         let memory_bytes = assignment.memory_mib << 20;
         // The line ends with the agent's words, so QEMU must not append to it: devices are named

@@ -254,9 +254,11 @@ fn template_job() -> Job {
 fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> {
     let assignment = Assignment {
         job: template_job(),
+        kernel: None,
         memory_mib,
         with_rootfs: true,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output: Output::Captured,
     };
