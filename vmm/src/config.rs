@@ -15,7 +15,7 @@ use crate::CpuProfile;
 ///     initramfs: Some("/boot/initramfs.cpio".into()),
 ///     cmdline: "quiet panic=-1 noapic -- hold_ms=0".to_owned(),
 ///     memory_bytes: 256 << 20,
-///     blocks: vec![BlockConfig { path: "/tmp/disk.img".into(), read_only: true, direct: false }],
+///     blocks: vec![BlockConfig::new("/tmp/disk.img")],
 ///     ..Config::default()
 /// };
 /// assert_eq!(config.blocks.len(), 1);
@@ -30,11 +30,15 @@ pub struct Config {
     /// The initial RAM file system, handed to the kernel as it is.
     pub initramfs: Option<PathBuf>,
     /// The kernel's command line. The VMM adds a `virtio_mmio.device=` word for each virtio device,
-    /// before a ` -- ` that parts the kernel's words from init's.
+    /// before a ` -- ` that parts the kernel's words from init's; but see [`acpi`](Config::acpi).
     pub cmdline: String,
     /// How many vCPUs: from 1 to [`VCPUS_MAX`](crate::VCPUS_MAX), each a core of one thread in one
-    /// package. More than one are described to the guest by an MP table.
+    /// package. More than one are described to the guest by an MP table, or by ACPI.
     pub vcpus: u8,
+    /// Whether ACPI tables tell the guest of processors, COM1 and virtio devices, in place of the
+    /// command line and the MP table. Distributions' kernels need them; a kernel that does not is
+    /// faster without. The command line must not have `noapic` then.
+    pub acpi: bool,
     /// What the vCPUs say of themselves.
     pub cpu_profile: CpuProfile,
     /// Guest RAM in bytes: from [`MEMORY_MIN_BYTES`](crate::MEMORY_MIN_BYTES) to
@@ -53,6 +57,10 @@ pub struct Config {
     pub rng: bool,
     /// Network devices in the order in which the guest names them (`eth0`, `eth1` …).
     pub nets: Vec<NetConfig>,
+    /// A balloon, by which the host has memory back from the guest.
+    pub balloon: Option<BalloonConfig>,
+    /// A console, the guest's `hvc0`.
+    pub console: Option<ConsoleConfig>,
 }
 
 impl Default for Config {
@@ -65,6 +73,7 @@ impl Default for Config {
             initramfs: None,
             cmdline: String::new(),
             vcpus: 1,
+            acpi: false,
             cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
             pages: Pages::default(),
@@ -73,6 +82,8 @@ impl Default for Config {
             vsock: None,
             rng: false,
             nets: Vec::new(),
+            balloon: None,
+            console: None,
         }
     }
 }
@@ -111,6 +122,36 @@ pub struct BlockConfig {
     pub read_only: bool,
     /// Whether to bypass the host's page cache (`O_DIRECT`).
     pub direct: bool,
+    /// How transfers are made.
+    pub engine: BlockEngine,
+    /// How many queues it has: from 1 to [`BLOCK_QUEUES_MAX`](crate::BLOCK_QUEUES_MAX). A guest of
+    /// several vCPUs uses one for each as far as they go.
+    pub queues: u16,
+}
+
+impl BlockConfig {
+    /// A device of one queue that the guest may write to, through the host's page cache.
+    pub fn new(path: impl Into<PathBuf>) -> BlockConfig {
+        BlockConfig {
+            path: path.into(),
+            read_only: false,
+            direct: false,
+            engine: BlockEngine::default(),
+            queues: 1,
+        }
+    }
+}
+
+/// How a block device moves data between its file and guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BlockEngine {
+    /// One request after the other, each by one system call of the notifying vCPU's thread, which
+    /// waits for it: least work where the file answers at once (the host's page cache, memory).
+    #[default]
+    Sync,
+    /// Up to 128 requests at once by an io_uring: the vCPU's thread hands them over, and the device
+    /// thread hears of those that take their time. The guest goes on meanwhile.
+    IoUring,
 }
 
 /// A virtio socket device.
@@ -137,6 +178,33 @@ pub struct NetConfig {
     pub tap: TapSource,
     /// The guest's address: no group's, and not all zeros.
     pub mac: [u8; 6],
+}
+
+/// A balloon device. What it does while the guest runs is asked through
+/// [`Vmm::balloon`](crate::Vmm::balloon).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BalloonConfig {
+    /// How much memory the guest is to give up as soon as its driver is there, in whole pages of
+    /// 4 KiB. A guest that goes on from a snapshot keeps the target that it had.
+    pub target_bytes: u64,
+    /// Whether a guest that runs out of memory may take some of it back by itself.
+    pub deflate_on_oom: bool,
+    /// Whether the guest tells of memory that it has no use for, which is then the host's until the
+    /// guest touches it.
+    pub free_page_reporting: bool,
+}
+
+/// A console device: one port. The descriptors stay the embedder's and must stay open until the
+/// launch is done; they do not block from then on, through whichever descriptor they are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConsoleConfig {
+    /// What the guest reads: a pipe, socket, terminal or file. Without one it waits for ever.
+    pub input: Option<RawFd>,
+    /// What the guest's output is written to. Without one it is lost. A program that does not ignore
+    /// `SIGPIPE` is ended when a pipe's reader is gone.
+    pub output: Option<RawFd>,
+    /// Columns and rows of the terminal; see [`ConsoleControl::resize`](crate::ConsoleControl::resize).
+    pub size: (u16, u16),
 }
 
 /// Where a tap device comes from.

@@ -9,25 +9,32 @@
 //! serial port carries the agent's channel. A command's standard streams go over vsock: the VMM has
 //! one end of a socket pair for the agent to connect to, and so needs no path in its jail.
 
+mod kept;
 mod monitor;
 mod origin;
 mod template;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tare_container::{
-    Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
+    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Proc, Program, Rootfs, Spec, Stream,
+    User,
 };
-use tare_vmm::{BlockConfig, Config, Streams, VsockConfig};
-use tare_workload::{CONVERSATION_PORT, Channel as Wire, FrameKind, Line, frame_header};
+use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
+use tare_workload::{
+    CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
+};
+
+pub use kept::{Error as KeptError, Keeping, Kept, kept_below};
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use crate::guest_kernel::GuestKernel;
 use crate::host;
 use crate::kit::{GuestDisks, Kit};
 use monitor::{become_vmm, close_all_but, leave_the_harness};
@@ -79,36 +86,26 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
-        let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
-        let block = |path: &Path, read_only, direct| BlockConfig {
-            path: path.to_owned(),
-            read_only,
-            direct,
-        };
+        let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
         }
         if let Output::Attended { terminal } = assignment.output {
             job.terminal = terminal;
         }
-        let words = job.to_cmdline().map_err(|error| failed(&error))?;
-        let mut blocks = Vec::new();
-        blocks.extend(disks.root.as_deref().map(|path| block(path, false, false)));
-        blocks.extend(disks.scratch.as_deref().map(|path| block(path, false, assignment.direct)));
-        let memory_bytes = assignment.memory_mib << 20;
-        let config = Config {
-            kernel: kernel.path.clone(),
-            initramfs: Some(kit.initramfs().map_err(|error| failed(&error))?.to_owned()),
-            cmdline: format!("{} -- {words}", kernel.command_line),
-            memory_bytes,
-            blocks,
-            vsock: job.stdio.map(|_| VsockConfig { guest_cid: GUEST_CID, path: None }),
-            ..Config::default()
+        let machine = Machine {
+            kernel: &kernel.path,
+            initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
+            cmdline: command_line_of(&kernel, &job).map_err(|error| failed(&error))?,
+            memory_mib: assignment.memory_mib,
+            disks: &disks,
+            direct: assignment.direct,
+            disk_engine: kit.disk_engine(),
+            converses: job.stdio.is_some(),
         };
+        let config = machine.config();
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
-        let root = kit.empty_root().map_err(|error| failed(&error))?;
-        let jail = nix::unistd::geteuid().is_root().then(|| jail(root)).transpose();
-        let jail = jail.map_err(|error| failed(&error))?;
+        let jail = jail_here(kit).map_err(|error| failed(&error))?;
         let origin = match self {
             MicroVm::Cold => Origin::Boot,
             _ => {
@@ -134,6 +131,46 @@ impl Backend for MicroVm {
             output: assignment.output,
         }))
     }
+}
+
+/// The machine of a guest.
+struct Machine<'a> {
+    kernel: &'a Path,
+    initramfs: PathBuf,
+    /// Of the kernel, with the agent's job.
+    cmdline: String,
+    memory_mib: u64,
+    disks: &'a GuestDisks,
+    direct: bool,
+    disk_engine: BlockEngine,
+    /// It has a vsock device for its command's streams.
+    converses: bool,
+}
+
+impl Machine<'_> {
+    fn config(self) -> Config {
+        let engine = self.disk_engine;
+        let block =
+            |path: &PathBuf, direct| BlockConfig { direct, engine, ..BlockConfig::new(path) };
+        let mut blocks = Vec::new();
+        blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
+        blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
+        let vsock = VsockConfig { guest_cid: GUEST_CID, path: None };
+        Config {
+            kernel: self.kernel.to_owned(),
+            initramfs: Some(self.initramfs),
+            cmdline: self.cmdline,
+            memory_bytes: self.memory_mib << 20,
+            blocks,
+            vsock: self.converses.then_some(vsock),
+            ..Config::default()
+        }
+    }
+}
+
+/// The command line that has a guest's agent do a job.
+fn command_line_of(kernel: &GuestKernel, job: &Job) -> Result<String, JobError> {
+    Ok(format!("{} -- {}", kernel.command_line, job.to_cmdline()?))
 }
 
 /// Whether a KVM guest of Linux can run here in useful time.
@@ -164,6 +201,12 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
     }
 }
 
+/// The VMM's jail, where this process may make one.
+fn jail_here(kit: &Kit) -> Result<Option<Jail>, KeptError> {
+    let root = kit.empty_root()?;
+    Ok(nix::unistd::geteuid().is_root().then(|| jail(root)).transpose()?)
+}
+
 /// Where the VMM lives: an empty root and namespaces of its own, as nobody, without capabilities.
 /// What it needs it opens before it enters.
 fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
@@ -179,9 +222,16 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
         user: Some(User { uid: NOBODY, gid: NOBODY, groups: Vec::new() }),
         capabilities: Some(Capabilities::NONE),
         stdio: [inherit(), inherit(), inherit()],
+        limits: Limits { accounting: has_cheap_cgroups(), ..Limits::default() },
         ..Spec::container(Rootfs::ReadOnly(root.to_owned()), Program::Caller)
     };
     spec.jail()
+}
+
+/// Whether a process can be born in its cgroup. In hierarchies of version 1 it has to be moved there,
+/// which waits for a grace period of the kernel's: 12 ms.
+fn has_cheap_cgroups() -> bool {
+    matches!(CgroupLayout::detect(), Ok(CgroupLayout::V2 { .. }))
 }
 
 struct Ready {
@@ -207,19 +257,48 @@ impl Prepared for Ready {
                 .to_owned(),
         ]);
         state.push(match self.jail {
-            Some(_) => "the VMM is jailed: own namespaces, empty root, user nobody, no \
-                        capabilities, seccomp"
-                .to_owned(),
+            Some(_) => {
+                "the VMM is jailed: namespaces with an empty root and no network (made once, \
+                        entered by each VMM), own process ids, user nobody, no capabilities, \
+                        seccomp"
+                    .to_owned()
+            }
             None => {
                 "the VMM has its seccomp filter but no jail: tare does not run as root".to_owned()
             }
         });
+        state.extend(self.jail.as_ref().map(|_| {
+            if has_cheap_cgroups() {
+                "the VMM has a cgroup of its own, made before its launch".to_owned()
+            } else {
+                "the VMM has no cgroup of its own: in hierarchies of version 1 that would take \
+                 milliseconds of the launch"
+                    .to_owned()
+            }
+        }));
+        state.extend(self.prepared.config().blocks.first().map(|block| match block.engine {
+            BlockEngine::Sync => "disks: synchronous, on the vCPU's thread".to_owned(),
+            BlockEngine::IoUring => "disks: by io_uring".to_owned(),
+        }));
         state.extend(self.disks.state());
         state
     }
 
     fn reset(&self) -> Result<(), Error> {
-        self.disks.reset().map_err(|error| Error::prepare(self.name)(&error))
+        let failed = Error::prepare(self.name);
+        self.disks.reset().map_err(|error| failed(&error))?;
+        self.jail.as_ref().map_or(Ok(()), Jail::ready).map_err(|error| failed(&error))
+    }
+
+    fn capture(&self) -> Result<u64, Error> {
+        let directory = self.origin.template().ok_or(Error::NoSnapshots)?;
+        let directory = directory.with_file_name("another");
+        let template = Template::new(&self.prepared, &directory);
+        // What is left goes with the run's directory, or is in the way of the next.
+        let removed = fs::remove_dir_all(&directory);
+        let template = template.map_err(|error| Error::launch(self.name)(&error))?;
+        removed.map_err(|error| Error::launch(self.name)(&error))?;
+        Ok(template.capture_ns)
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {

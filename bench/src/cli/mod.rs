@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, low-level arguments made high-level once.
 
+mod bench;
 mod compare;
 mod doctor;
 mod kernel;
@@ -7,6 +8,8 @@ mod lab;
 mod launch;
 mod plan;
 mod report;
+mod round;
+mod snapshot;
 mod table;
 
 use std::io::Write;
@@ -29,6 +32,8 @@ pub mod exit {
     pub const INCOMPLETE: u8 = 4;
     /// `tare launch`: the boxes' exit codes differ.
     pub const DIFFERENT: u8 = 5;
+    /// `tare bench`: a figure is beyond what it must be.
+    pub const MISSED: u8 = 6;
     /// Ctrl-C or SIGTERM; what had been measured is saved.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -39,14 +44,16 @@ Exit codes:
   1    failed; standard error says at what, on what, and what to do
   2    wrong usage
   3    something needed is missing; standard error says how to get it
-  4    compare: some cells failed or could not run; launch: a box failed
+  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
   5    launch: the boxes' exit codes differ
+  6    bench: a figure is beyond what it must be
   130  interrupted; what had been measured is saved (in the lab: nothing is)
-launch passes on the command's own exit code where all boxes agree on it.
+launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
 Examples:
   tare doctor
   tare compare
+  tare bench vmm
   tare launch --on process,container,microvm -- uname -a";
 
 /// What isolation costs: one workload as a process, in a container and in a microVM.
@@ -63,6 +70,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run the comparison and write its report
     Compare(compare::CompareArgs),
+    /// Measure the figures of a suite and hold them against their limits
+    Bench(bench::BenchArgs),
     /// Run one command in several boxes side by side
     Launch(launch::LaunchArgs),
     /// Render a results file
@@ -72,6 +81,9 @@ enum Command {
     /// Build and find guest kernels
     #[command(subcommand)]
     Kernel(kernel::KernelCommand),
+    /// Keep a microVM that has booted, and go on from it as often as wanted
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tare completions bash > /etc/bash_completion.d/tare")]
     Completions {
@@ -105,6 +117,37 @@ pub struct KitArgs {
     #[arg(long, value_name = "MIB", default_value_t = 128,
           value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub memory_mib: u64,
+    /// How the disks of tare's own microVM move their data
+    #[arg(long, value_enum, default_value_t = DiskEngine::Sync)]
+    pub disk_engine: DiskEngine,
+}
+
+/// How a disk moves its data; see `tare_vmm::BlockEngine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiskEngine {
+    /// One request after the other, on the vCPU's thread
+    Sync,
+    /// Many at once, by an io_uring
+    IoUring,
+}
+
+impl DiskEngine {
+    /// As it is given on the command line.
+    fn word(self) -> &'static str {
+        match self {
+            DiskEngine::Sync => "sync",
+            DiskEngine::IoUring => "io-uring",
+        }
+    }
+}
+
+impl From<DiskEngine> for tare_vmm::BlockEngine {
+    fn from(engine: DiskEngine) -> tare_vmm::BlockEngine {
+        match engine {
+            DiskEngine::Sync => tare_vmm::BlockEngine::Sync,
+            DiskEngine::IoUring => tare_vmm::BlockEngine::IoUring,
+        }
+    }
 }
 
 impl KitArgs {
@@ -112,6 +155,7 @@ impl KitArgs {
         crate::kit::Choice {
             kernel: self.kernel.clone().unwrap_or_default(),
             rootfs: self.rootfs.clone(),
+            disk_engine: self.disk_engine.into(),
         }
     }
 }
@@ -124,10 +168,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let code = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Launch(args) => launch::run(&args)?,
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,
         Command::Kernel(command) => kernel::run(&command)?,
+        Command::Snapshot(command) => snapshot::run(&command)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());
             exit::OK

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tare::results::Results;
 
@@ -51,12 +51,18 @@ pub(crate) fn may_run(test: &str, what: &str, is_there: bool) -> bool {
     is_there
 }
 
-/// One at a time: tests look at the whole host for traces, and a lab beside a measurement would
-/// disturb it.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
+/// Some tests look at the whole host for traces or measure on it; others only need a lab.
+static HOST: RwLock<()> = RwLock::new(());
+
+/// For a test that must be the only one: it looks at the whole host, or measures on it.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
     // A test that failed while it held the lock has been reported already.
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    HOST.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test in the lab, which other labs do not disturb: its time is virtual.
+pub(crate) fn among_labs() -> RwLockReadGuard<'static, ()> {
+    HOST.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// True for root.
@@ -94,13 +100,13 @@ impl Traces {
         collect_dirs(Path::new("/sys/fs/cgroup"), 3, &mut cgroups);
         cgroups.retain(|path| path.to_string_lossy().contains("tare-"));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let temporary = fs::read_dir(std::env::temp_dir()).map(|entries| {
-            entries
-                .filter_map(Result::ok)
-                .map(|entry| entry.path())
-                .filter(|path| path.to_string_lossy().contains("tare-run-"))
-                .collect()
-        });
+        let places = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
+        let entries = places.iter().filter_map(|place| fs::read_dir(place).ok()).flatten();
+        let temporary = entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.to_string_lossy().contains("tare-run-"))
+            .collect();
         let mut namespaces = BTreeSet::new();
         let mut processes = BTreeSet::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
@@ -128,7 +134,7 @@ impl Traces {
             cgroups,
             mounts: mounts.lines().map(str::to_owned).collect(),
             namespaces,
-            temporary: temporary.unwrap_or_default(),
+            temporary,
             processes,
         }
     }

@@ -2,9 +2,13 @@
 //! [`lab`] needs QEMU.
 
 mod attended;
+mod bench;
+mod busy;
 mod cli;
 mod common;
 mod copies;
+mod disks;
 mod host;
 mod lab;
+mod leftovers;
 mod variants;

@@ -15,13 +15,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 
+pub(crate) use i8042::{COMMAND as RESET_PORT, PULSE_RESET as RESET_VALUE};
 pub(crate) use line::Line;
+pub use renewal::MESSAGE_MAX_BYTES;
 pub(crate) use saved::Saved;
-pub(crate) use virtio::{Block, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock};
-pub use virtio::{BlockError, NetError, Streams, VsockError, open_tap};
+pub(crate) use serial::DATA as SERIAL_PORT;
+pub use virtio::{
+    BLOCK_QUEUES_MAX, BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl,
+    ConsoleError, NetError, Streams, VsockError, open_tap,
+};
+pub(crate) use virtio::{
+    Balloon, Block, Console, Control, Device, Net, Notify, RegisterPages, Rng, SavedTransport,
+    Transport, Vsock,
+};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
+use crate::reactor::ReactorError;
 use crate::{Config, Error, KvmError};
 use i8042::I8042;
 use renewal::Renewal;
@@ -45,20 +55,33 @@ pub(crate) struct Devices {
     serial: Mutex<(Serial, Line)>,
     renewal: Mutex<Renewal>,
     virtio: Vec<Mutex<(Transport, Line)>>,
+    /// Declared last, so that no device refers to a page when they go.
+    _pages: Option<RegisterPages>,
 }
 
 impl Devices {
-    /// COM1, the keyboard controller, the renewal port, and `virtio` with an interrupt line each.
+    /// COM1, the keyboard controller, the renewal port, and `virtio` with an interrupt line each,
+    /// whose registers the guest reads on `pages`.
     pub(crate) fn new(
         config: &Config,
         virtio: impl Iterator<Item = (Box<dyn Device>, u32)>,
+        pages: Option<RegisterPages>,
     ) -> Devices {
+        let transport = |index, device| {
+            let mut transport = Transport::new(device);
+            transport.show_on(pages.as_ref().and_then(|pages| pages.page(index)));
+            transport
+        };
         Devices {
             serial: Mutex::new((Serial::default(), Line::new(SERIAL_IRQ))),
             renewal: Mutex::new(renewal(config)),
             virtio: virtio
-                .map(|(device, irq)| Mutex::new((Transport::new(device), Line::new(irq))))
+                .enumerate()
+                .map(|(index, (device, irq))| {
+                    Mutex::new((transport(index, device), Line::new(irq)))
+                })
                 .collect(),
+            _pages: pages,
         }
     }
 
@@ -70,6 +93,7 @@ impl Devices {
     pub(crate) fn restored(
         config: &Config,
         virtio: impl Iterator<Item = (Box<dyn Device>, u32)>,
+        pages: Option<RegisterPages>,
         saved: &Saved,
         ram: &GuestRam,
     ) -> Result<Devices, usize> {
@@ -81,15 +105,23 @@ impl Devices {
         let virtio = virtio.zip(&saved.virtio).enumerate();
         let virtio = virtio.map(|(index, ((device, irq), (saved, level)))| {
             let transport = Transport::restored(device, saved, ram.memory());
-            let transport = transport.ok_or(index)?;
+            let mut transport = transport.ok_or(index)?;
+            transport.show_on(pages.as_ref().and_then(|pages| pages.page(index)));
             Ok::<_, usize>(Mutex::new((transport, line(irq, *level))))
         });
+        let virtio = virtio.collect::<Result<Vec<_>, usize>>()?;
         let (serial, level) = saved.serial;
         Ok(Devices {
             serial: Mutex::new((Serial::restored(serial), line(SERIAL_IRQ, level))),
             renewal: Mutex::new(renewal(config)),
-            virtio: virtio.collect::<Result<Vec<_>, usize>>()?,
+            virtio,
+            _pages: pages,
         })
+    }
+
+    /// Has a message for the guest follow its renewal record.
+    pub(crate) fn tell(&self, message: Vec<u8>) {
+        lock(&self.renewal).tell(message);
     }
 
     /// Has every device finish what it has begun, and takes their state.
@@ -197,6 +229,11 @@ impl Devices {
         Ok(())
     }
 
+    /// What the embedder's threads have of the devices.
+    pub(crate) fn controls(&self) -> impl Iterator<Item = Control> {
+        self.virtio.iter().filter_map(|slot| lock(slot).0.control())
+    }
+
     /// The sources that the device thread has to watch.
     pub(crate) fn sources(&self) -> Vec<Source> {
         let mut sources = Vec::new();
@@ -248,6 +285,8 @@ pub(crate) fn count(config: &Config) -> usize {
         + usize::from(config.vsock.is_some())
         + usize::from(config.rng)
         + config.nets.len()
+        + usize::from(config.balloon.is_some())
+        + usize::from(config.console.is_some())
 }
 
 /// Makes the virtio devices of a configuration, in the order of their addresses.
@@ -268,6 +307,13 @@ pub(crate) fn open(config: &Config, streams: Streams) -> Result<Vec<Box<dyn Devi
     }
     for net in &config.nets {
         devices.push(Box::new(Net::open(net)?));
+    }
+    if let Some(balloon) = &config.balloon {
+        let made = Balloon::new(balloon);
+        devices.push(Box::new(made.map_err(ReactorError::on("make a balloon's eventfd"))?));
+    }
+    if let Some(console) = &config.console {
+        devices.push(Box::new(Console::open(console)?));
     }
     Ok(devices)
 }

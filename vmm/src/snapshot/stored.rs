@@ -1,20 +1,19 @@
 //! A snapshot that can be restored.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::kvm_cpuid_entry2;
+use zerocopy::IntoBytes;
 
-use super::pages::{Extent, Pages};
+use super::files::{Parent, SnapshotFiles, hex};
+use super::pages::Pages;
 use super::working_set::WorkingSet;
-use super::{FormatError, Guest, Kind, MEMORY, STATE, Sections, SnapshotError};
+use super::{FormatError, Guest, Kind, MEMORY, STATE, SnapshotError};
 use crate::mapping::{HUGE_PAGE_BYTES, View, memory_file};
 use crate::memory::GuestRam;
 use crate::{Error, MemoryError, Prepared, controllers, cpu, devices};
-
-/// The largest state that is read: far more than any guest's.
-const STATE_MAX_BYTES: u64 = 64 << 20;
 
 /// A snapshot, read and checked, to be restored as often as wanted
 /// ([`Vmm::restore`](crate::Vmm::restore)).
@@ -27,8 +26,8 @@ pub struct Snapshot {
     pages: Pages,
     memory: File,
     memory_bytes: u64,
-    /// Of the file.
-    path: PathBuf,
+    directory: PathBuf,
+    own: Parent,
     working_set: Option<WorkingSet>,
     /// The file of its memory is this process's own.
     held: bool,
@@ -64,36 +63,37 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`], [`SnapshotError::Bad`] and [`SnapshotError::Different`].
     pub fn open(directory: &Path, prepared: &Prepared) -> Result<Snapshot, SnapshotError> {
-        let path = directory.join(STATE);
+        let files = SnapshotFiles::open(directory)?;
         let bad = |error: FormatError| SnapshotError::Bad {
-            path: path.clone(),
+            path: directory.join(STATE),
             reason: error.to_string(),
         };
-        let size = fs::metadata(&path).map_err(SnapshotError::file("find", &path))?.len();
-        if size > STATE_MAX_BYTES {
-            return Err(bad(FormatError::Length));
-        }
-        let state = fs::read(&path).map_err(SnapshotError::file("read", &path))?;
-        let sections = Sections::parse(state).map_err(bad)?;
-        let guest = compare(directory, &sections, prepared, bad)?;
-        let vcpus = 0..guest.vcpus as usize;
-        let vcpus = vcpus.map(|index| cpu::Saved::read(&sections, index).map_err(bad));
-        let pages = Pages {
-            extents: sections.values::<Extent>(Kind::Memory, 1).map_err(bad)?,
-            checksum: sections.value(Kind::Memory, 0).map_err(bad)?,
-        };
-        let devices = devices::Saved::read(&sections, guest.virtio_devices as usize);
-        let memory = open_memory(&directory.join(MEMORY), guest.memory_bytes, &pages)?;
+        let sections = &files.sections;
+        compare(&files, prepared, bad)?;
+        let vcpus = 0..files.guest.vcpus as usize;
+        let vcpus = vcpus.map(|index| cpu::Saved::read(sections, index).map_err(bad));
+        let vcpus = vcpus.collect::<Result<_, _>>()?;
+        let devices = devices::Saved::read(sections, files.guest.virtio_devices as usize);
+        let devices = devices.map_err(bad)?;
+        let controllers = controllers::Saved::read(sections).map_err(bad)?;
+        let memory_bytes = files.guest.memory_bytes;
+        let own = Parent { id: files.id, checksum: files.pages.checksum, reserved: 0 };
+        let merged = files.is_difference().then(|| merge(&files)).transpose()?;
+        let held = merged.is_some();
+        let (pages, memory) = merged.unwrap_or((files.pages, files.memory));
+        let working_set = WorkingSet::load(directory, memory_bytes)?;
+        let directory = directory.to_owned();
         Ok(Snapshot {
-            vcpus: vcpus.collect::<Result<_, _>>()?,
-            controllers: controllers::Saved::read(&sections).map_err(bad)?,
-            devices: devices.map_err(bad)?,
+            vcpus,
+            controllers,
+            devices,
             pages,
             memory,
-            memory_bytes: guest.memory_bytes,
-            path: directory.join(MEMORY),
-            working_set: WorkingSet::load(directory, guest.memory_bytes)?,
-            held: false,
+            memory_bytes,
+            directory,
+            own,
+            working_set,
+            held,
         })
     }
 
@@ -103,12 +103,9 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`] and [`SnapshotError::Bad`].
     pub fn verify(&self) -> Result<(), SnapshotError> {
+        let path = self.directory.join(MEMORY);
         let found = self.pages.checksum_of(&self.memory);
-        if found.map_err(SnapshotError::file("read", &self.path))? == self.pages.checksum {
-            return Ok(());
-        }
-        let reason = "its checksum is wrong: it was damaged or written to".to_owned();
-        Err(SnapshotError::Bad { path: self.path.clone(), reason })
+        self.pages.check(found.map_err(SnapshotError::file("read", &path))?, &path)
     }
 
     /// Copies its memory into memory of this process's, in large pages where the host can, which all
@@ -119,18 +116,24 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`] and [`SnapshotError::Bad`], as of [`verify`](Snapshot::verify).
     pub fn hold(&mut self) -> Result<(), SnapshotError> {
-        let failed = || SnapshotError::file("hold in memory", &self.path);
-        let held = memory_file(c"tare-snapshot").map_err(failed())?;
-        let whole = (self.memory_bytes as usize).next_multiple_of(HUGE_PAGE_BYTES);
-        held.set_len(whole as u64).map_err(failed())?;
-        self.pages.copy(&self.memory, &held).map_err(failed())?;
-        let view = View::new(&held, whole).map_err(failed())?;
-        for region in self.pages.regions(HUGE_PAGE_BYTES as u64) {
-            view.collapse(region);
-        }
+        let path = self.directory.join(MEMORY);
+        let held = empty_memory(self.memory_bytes, &path)?;
+        let found = self.pages.copy(&self.memory, &held);
+        self.pages.check(found.map_err(SnapshotError::file("copy", &path))?, &path)?;
+        gather(&held, self.memory_bytes, &self.pages, &path)?;
         self.memory = held;
         self.held = true;
-        self.verify()
+        Ok(())
+    }
+
+    /// Where its files are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What a snapshot that differs from it says of it.
+    pub(super) fn as_parent(&self) -> Parent {
+        self.own
     }
 
     /// Which pages its guests are known to need at once.
@@ -155,7 +158,8 @@ impl Snapshot {
 
     /// Maps its memory for one more guest.
     pub(crate) fn map(&self) -> Result<GuestRam, MemoryError> {
-        GuestRam::from_file(self.memory_bytes, &self.memory, self.pages.extents.clone())
+        let base = self.pages.extents.clone();
+        Ok(GuestRam::from_file(self.memory_bytes, &self.memory, base)?.with_origin(self.own.id))
     }
 }
 
@@ -165,17 +169,44 @@ impl AsFd for Snapshot {
     }
 }
 
+/// A file in memory for a snapshot's.
+fn empty_memory(bytes: u64, path: &Path) -> Result<File, SnapshotError> {
+    let whole = (bytes as usize).next_multiple_of(HUGE_PAGE_BYTES) as u64;
+    let file = memory_file(c"tare-snapshot").and_then(|file| file.set_len(whole).map(|()| file));
+    file.map_err(SnapshotError::file("hold in memory", path))
+}
+
+/// Has what there is of it in large pages, as far as the host can.
+fn gather(file: &File, bytes: u64, pages: &Pages, path: &Path) -> Result<(), SnapshotError> {
+    let view = View::new(file, bytes as usize);
+    let view = view.map_err(SnapshotError::file("hold in memory", path))?;
+    for region in pages.regions(HUGE_PAGE_BYTES as u64) {
+        view.collapse(region);
+    }
+    Ok(())
+}
+
+/// What all of a chain have, in memory of this process's.
+fn merge(files: &SnapshotFiles) -> Result<(Pages, File), SnapshotError> {
+    let (bytes, path) = (files.guest.memory_bytes, files.directory.join(MEMORY));
+    let merged = empty_memory(bytes, &path)?;
+    let mut pages = Pages { extents: files.merge(&merged)?, checksum: 0 };
+    let checksum = pages.checksum_of(&merged);
+    pages.checksum = checksum.map_err(SnapshotError::file("read", &path))?;
+    gather(&merged, bytes, &pages, &path)?;
+    Ok((pages, merged))
+}
+
 /// Whether a snapshot is of the machine that is asked for.
 fn compare(
-    directory: &Path,
-    sections: &Sections,
+    files: &SnapshotFiles,
     prepared: &Prepared,
     bad: impl Fn(FormatError) -> SnapshotError,
-) -> Result<Guest, SnapshotError> {
-    let then: Guest = sections.value(Kind::Guest, 0).map_err(&bad)?;
+) -> Result<(), SnapshotError> {
+    let SnapshotFiles { directory, sections, guest: then, .. } = files;
     let now = Guest::of(prepared)?;
     let different = |what: &str, then: String, now: String| SnapshotError::Different {
-        path: directory.to_owned(),
+        path: directory.clone(),
         what: what.to_owned(),
         then,
         now,
@@ -187,15 +218,16 @@ fn compare(
     check("the number of vCPUs", then.vcpus.into(), now.vcpus.into())?;
     check("the number of virtio devices", then.virtio_devices.into(), now.virtio_devices.into())?;
     if then.image != now.image {
-        let short = |digest: [u8; 32]| {
-            digest[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        };
+        let short = |digest: [u8; 32]| hex(&digest[..6]);
         let what = "the digest of kernel, initramfs and command line";
         return Err(different(what, short(then.image), short(now.image)));
     }
     for index in 0..now.vcpus as usize {
-        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
         let now = prepared.identity.entries(index);
+        if sections.get(Kind::CpuId, index).map_err(&bad)? == now.as_bytes() {
+            continue;
+        }
+        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
         if let Some(leaf) = differing_leaf(&then, now) {
             let what = format!("CPUID leaf {:#x} ({}) of vCPU {index}", leaf.0, leaf.1);
             let show = |entries: &[kvm_cpuid_entry2]| {
@@ -209,7 +241,7 @@ fn compare(
             return Err(different(&what, show(&then), show(now)));
         }
     }
-    Ok(now)
+    Ok(())
 }
 
 /// The first leaf in which two vCPUs differ.
@@ -218,20 +250,6 @@ fn differing_leaf(then: &[kvm_cpuid_entry2], now: &[kvm_cpuid_entry2]) -> Option
     let lost = then.iter().find(|entry| differs(entry, now));
     let gained = now.iter().find(|entry| differs(entry, then));
     lost.or(gained).map(|entry| (entry.function, entry.index))
-}
-
-fn open_memory(path: &Path, bytes: u64, pages: &Pages) -> Result<File, SnapshotError> {
-    let bad =
-        |reason: &str| SnapshotError::Bad { path: path.to_owned(), reason: reason.to_owned() };
-    let memory = File::open(path).map_err(SnapshotError::file("open", path))?;
-    let size = memory.metadata().map_err(SnapshotError::file("find", path))?.len();
-    if size != bytes {
-        return Err(bad(&format!("it has {size} bytes, the guest's memory {bytes}")));
-    }
-    if !pages.fits(bytes) {
-        return Err(bad("the list of its pages in `state` cannot be"));
-    }
-    Ok(memory)
 }
 
 /// A device cannot be in the state that the snapshot has for it.
