@@ -117,3 +117,41 @@ pub(super) fn set_registers(vcpu: &VcpuFd, entry: Entry) -> Result<(), KvmError>
     };
     vcpu.set_regs(&general).map_err(KvmError::request("KVM_SET_REGS"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CpuProfile, cpu, kvm};
+
+    #[test]
+    fn test_enable_extended_state_sets_xcr0_to_what_cpuid_has() {
+        if !kvm::available("test_enable_extended_state") {
+            return;
+        }
+        let kvm = kvm::open().unwrap();
+        let vm = kvm::create_vm(&kvm).unwrap();
+        vm.create_irq_chip().unwrap();
+        let identity = cpu::Identity::new(&kvm, 1, CpuProfile::Host).unwrap();
+        let vcpu = cpu::create(&vm, 0, &identity).unwrap();
+        let leaf = |entry: &&kvm_cpuid_entry2| (entry.function, entry.index) == (0xd, 0);
+        let Some(entry) = identity.entries(0).iter().find(leaf) else { return };
+        let wanted = u64::from(entry.eax) | u64::from(entry.edx) << 32;
+        assert_eq!(vcpu.get_xcrs().unwrap().xcrs[0].value, wanted.max(1));
+        // The size of what is enabled is that of all there is.
+        let cpuid = vcpu.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+        let now = cpuid.as_slice().iter().find(leaf).unwrap();
+        assert_eq!(now.ebx, now.ecx);
+    }
+
+    #[test]
+    fn test_enable_extended_state_asks_nothing_of_a_vcpu_without() {
+        if !kvm::available("test_enable_extended_state_asks_nothing") {
+            return;
+        }
+        let vm = kvm::create_vm(&kvm::open().unwrap()).unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        enable_extended_state(&vcpu, &[]).unwrap();
+        let bare = kvm_cpuid_entry2 { function: LEAF_EXTENDED_STATE, ..Default::default() };
+        enable_extended_state(&vcpu, &[bare]).unwrap();
+    }
+}

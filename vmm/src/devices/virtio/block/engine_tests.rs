@@ -177,8 +177,9 @@ fn test_queues_are_told_of_and_served_each() {
 /// Each kind of thread may do all that either engine needs.
 #[test]
 fn test_confined_threads_serve_every_request() {
-    use crate::confine::{Kind as Thread, apply};
+    use crate::confine::{Filters, Kind as Thread};
 
+    let filters = Filters::new().unwrap();
     for thread in [Thread::Vcpu, Thread::Device] {
         each_engine(false, |mut bench| {
             // The thread of a vCPU may not wait for events.
@@ -188,7 +189,7 @@ fn test_confined_threads_serve_every_request() {
             // _exit.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                let served = apply(thread).is_ok() && {
+                let served = filters.apply(thread).is_ok() && {
                     let is_ok =
                         |answer: Result<(u8, u32), Broken>| answer.is_ok_and(|(s, _)| s == 0);
                     bench.header(blk::VIRTIO_BLK_T_IN, 1);
