@@ -1,12 +1,13 @@
 //! The kit: what boxes are made of, made once and only when something asks for it.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
+use tare_vmm::BlockEngine;
 use tare_workload::Job;
 
 use crate::backend::Assignment;
@@ -61,14 +62,19 @@ pub struct Choice {
     pub kernel: guest_kernel::Choice,
     /// A root file system other than the one that tare makes.
     pub rootfs: Option<PathBuf>,
+    /// How our own microVM's disks move their data.
+    pub disk_engine: BlockEngine,
 }
 
 /// See the module's text.
 pub struct Kit {
     directory: RunDir,
+    /// None where what boxes do with it is not possible there.
+    memory_directory: OnceCell<Option<RunDir>>,
     choice: Choice,
     agent: PathBuf,
     kernel: OnceCell<GuestKernel>,
+    other_kernels: RefCell<Vec<GuestKernel>>,
     initramfs: OnceCell<PathBuf>,
     rootfs: OnceCell<PathBuf>,
     empty_root: OnceCell<PathBuf>,
@@ -90,13 +96,20 @@ impl Kit {
             .map_err(io_error("cannot make executable", &agent))?;
         Ok(Kit {
             directory,
+            memory_directory: OnceCell::new(),
             choice,
             agent,
             kernel: OnceCell::new(),
+            other_kernels: RefCell::default(),
             initramfs: OnceCell::new(),
             rootfs: OnceCell::new(),
             empty_root: OnceCell::new(),
         })
+    }
+
+    /// How our own microVM's disks move their data.
+    pub fn disk_engine(&self) -> BlockEngine {
+        self.choice.disk_engine
     }
 
     /// Path of the agent on this host.
@@ -110,6 +123,28 @@ impl Kit {
     /// [`Error::Kernel`].
     pub fn guest_kernel(&self) -> Result<&GuestKernel, Error> {
         once(&self.kernel, || Ok(self.choice.kernel.find()?))
+    }
+
+    /// The kernel that the microVMs of an assignment boot.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn kernel_for(&self, assignment: &Assignment) -> Result<GuestKernel, Error> {
+        let Some(variant) = assignment.kernel else { return self.guest_kernel().cloned() };
+        let kernel = guest_kernel::Choice::Variant(variant).find()?;
+        let mut others = self.other_kernels.borrow_mut();
+        if !others.contains(&kernel) {
+            others.push(kernel.clone());
+        }
+        Ok(kernel)
+    }
+
+    /// Every kernel that was asked for so far, once.
+    pub fn kernels(&self) -> Vec<GuestKernel> {
+        let mut kernels: Vec<GuestKernel> = self.kernel.get().cloned().into_iter().collect();
+        let others = self.other_kernels.borrow();
+        kernels.extend(others.iter().filter(|other| self.kernel.get() != Some(other)).cloned());
+        kernels
     }
 
     /// The initramfs of microVMs: the agent as `/init` and nothing else.
@@ -160,12 +195,23 @@ impl Kit {
     /// # Errors
     /// [`Error::Io`].
     pub fn new_scratch_dir(&self) -> Result<PathBuf, Error> {
-        let directory = tempfile::Builder::new()
-            .prefix("scratch-")
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(self.directory.path())
-            .map_err(io_error("cannot make a directory in", self.directory.path()))?;
-        Ok(directory.keep())
+        new_dir(self.directory.path())
+    }
+
+    /// The same for an assignment's scratch space: in memory where it asks for that and files
+    /// there can be read directly, which takes Linux 6.6.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new_scratch_dir_for(&self, assignment: &Assignment) -> Result<PathBuf, Error> {
+        if !assignment.in_memory {
+            return self.new_scratch_dir();
+        }
+        let memory = once(&self.memory_directory, || {
+            let directory = RunDir::in_memory().ok();
+            Ok(directory.filter(|directory| allows_direct(directory.path())))
+        })?;
+        new_dir(memory.as_ref().unwrap_or(&self.directory).path())
     }
 }
 
@@ -181,6 +227,21 @@ pub fn file_system_of(path: &Path) -> String {
         Ok(other) => format!("a file system of type {other:#x}"),
         Err(_) => "an unknown file system".to_owned(),
     }
+}
+
+fn new_dir(parent: &Path) -> Result<PathBuf, Error> {
+    let directory = tempfile::Builder::new()
+        .prefix("scratch-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(io_error("cannot make a directory in", parent))?;
+    Ok(directory.keep())
+}
+
+/// Whether files in a directory can be opened with O_DIRECT.
+fn allows_direct(directory: &Path) -> bool {
+    let flags = libc::O_DIRECT | libc::O_TMPFILE;
+    fs::File::options().read(true).write(true).custom_flags(flags).open(directory).is_ok()
 }
 
 /// `OnceCell::get_or_try_init`, which is not stable yet.
@@ -214,10 +275,9 @@ impl GuestDisks {
         if !assignment.with_rootfs && assignment.scratch_mib.is_none() {
             return Ok(disks);
         }
-        let directory = kit.new_scratch_dir()?;
         if assignment.with_rootfs {
             let tree = kit.rootfs()?;
-            let image = directory.join("root.ext4");
+            let image = kit.new_scratch_dir()?.join("root.ext4");
             let size_bytes = ext4::size_for(tree)? + ROOT_SLACK_BYTES;
             ext4::build(&ext4::Image {
                 path: &image,
@@ -228,7 +288,7 @@ impl GuestDisks {
             disks.root = Some(image);
         }
         if let Some(mib) = assignment.scratch_mib {
-            let image = directory.join("scratch.ext4");
+            let image = kit.new_scratch_dir_for(assignment)?.join("scratch.ext4");
             disks.scratch_bytes = Some(mib << 20);
             disks.scratch = Some(image);
             disks.reset()?;
@@ -274,5 +334,26 @@ mod tests {
     fn test_agent_is_a_static_elf() {
         assert_eq!(&AGENT[..4], b"\x7fELF");
         assert!(!AGENT.windows(8).any(|window| window == b"ld-linux"), "needs a dynamic loader");
+    }
+
+    #[test]
+    fn test_new_scratch_dir_for_is_in_memory_where_it_is_asked_for_and_possible() {
+        let kit = Kit::new(Choice::default()).unwrap();
+        let assignment = |in_memory| Assignment {
+            job: Job::new(tare_workload::Channel::Com1, "file"),
+            kernel: None,
+            memory_mib: 128,
+            with_rootfs: false,
+            scratch_mib: Some(1),
+            in_memory,
+            direct: true,
+            output: crate::backend::Output::Null,
+        };
+        let plain = kit.new_scratch_dir_for(&assignment(false)).unwrap();
+        assert!(plain.starts_with(kit.directory.path()), "{}", plain.display());
+        let memory = kit.new_scratch_dir_for(&assignment(true)).unwrap();
+        assert_eq!(memory.starts_with("/dev/shm"), allows_direct(Path::new("/dev/shm")));
+        drop(kit);
+        assert!(!plain.exists() && !memory.exists());
     }
 }

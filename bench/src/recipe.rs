@@ -6,13 +6,17 @@
 
 use std::collections::BTreeMap;
 
+use tare_kernels::Variant;
 use tare_workload::{Channel, Job, ParameterError, Params};
 
 use crate::backend::{self, Assignment, Output};
-use crate::harness::CellPlan;
+use crate::harness::{Act, CellPlan};
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
 pub const WEIGH_MS: u32 = 100;
+
+/// Longer than any crowd takes to be launched and weighed; it is ended then.
+const CROWD_MS: u32 = 3_600_000;
 
 /// Room for the files of the workload `file` and its file system, in MiB.
 const SCRATCH_MIB: u64 = 64;
@@ -33,6 +37,12 @@ pub struct Recipe {
     pub lab: Pairs,
     /// The box rests this long after `done` and is weighed meanwhile.
     pub weigh_ms: Option<u32>,
+    /// The variant of guest kernel, where it is not the run's.
+    pub kernel: Option<&'static Variant>,
+    /// What a replicate does.
+    pub act: Act,
+    /// Whether the scratch space lies in the host's memory, if it can.
+    pub in_memory: bool,
     /// Whether the scratch space's own caching is avoided below the box (O_DIRECT).
     pub is_direct: bool,
 }
@@ -67,7 +77,17 @@ pub enum Error {
 impl Recipe {
     /// A workload with its defaults.
     pub const fn plain(workload: &'static str) -> Recipe {
-        Recipe { workload, variant: &[], always: &[], lab: &[], weigh_ms: None, is_direct: false }
+        Recipe {
+            workload,
+            variant: &[],
+            always: &[],
+            lab: &[],
+            weigh_ms: None,
+            kernel: None,
+            act: Act::Launch,
+            in_memory: false,
+            is_direct: false,
+        }
     }
 
     /// The variant as it stands in the results.
@@ -84,19 +104,25 @@ impl Recipe {
             tare_workload::find(self.workload).ok_or(Error::NoWorkload(self.workload))?;
         let backend = backend::find(backend).ok_or_else(|| Error::NoBackend(backend.to_owned()))?;
         let mut job = Job::new(Channel::Com1, self.workload);
-        job.hold_ms = self.weigh_ms.unwrap_or(0);
+        job.hold_ms = match self.act {
+            Act::Crowd(_) => CROWD_MS,
+            Act::Launch | Act::Capture => self.weigh_ms.unwrap_or(0),
+        };
         let sizes = if setting.is_lab { self.lab } else { &[] };
         job.parameters = self.always.iter().chain(sizes).map(owned).collect();
         workload.check(&Params::new(workload, &job.parameters)?)?;
-        let is_plain_start = self.workload == "start" && self.weigh_ms.is_none();
+        let is_plain_start =
+            self.workload == "start" && self.weigh_ms.is_none() && self.act == Act::Launch;
         Ok(CellPlan {
             backend,
             workload,
             assignment: Assignment {
                 job,
+                kernel: self.kernel,
                 memory_mib: setting.memory_mib,
                 with_rootfs: false,
                 scratch_mib: workload.needs_scratch().then_some(SCRATCH_MIB),
+                in_memory: self.in_memory,
                 direct: self.is_direct,
                 output: Output::Null,
             },
@@ -107,6 +133,7 @@ impl Recipe {
                 setting.other_replicates
             },
             weigh: self.weigh_ms.is_some(),
+            act: self.act,
         })
     }
 }

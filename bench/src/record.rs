@@ -92,7 +92,9 @@ fn artifacts(kit: &Kit) -> Vec<Artifact> {
     if let Ok(program) = env::current_exe() {
         add("tare", env!("CARGO_PKG_VERSION").to_owned(), &program);
     }
-    if let Ok(kernel) = kit.guest_kernel() {
+    // A run of processes alone is told which kernel microVMs would have had.
+    let _ = kit.guest_kernel();
+    for kernel in kit.kernels() {
         add("guest kernel", kernel.name.clone(), &kernel.path);
     }
     if let (Some(version), Some(program)) =

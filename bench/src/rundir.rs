@@ -14,6 +14,8 @@ const PREFIX: &str = "tare-run-";
 /// Of a directory that is not locked yet.
 const NEW_PREFIX: &str = ".tare-new-";
 const LOCK: &str = "lock";
+/// A tmpfs (shm_overview(7)).
+const SHARED_MEMORY: &str = "/dev/shm";
 /// A directory that was not locked for so long never will be.
 const NEW_AGE: Duration = Duration::from_secs(60);
 
@@ -31,8 +33,22 @@ impl RunDir {
     /// # Errors
     /// What the file system says; the text names the directory.
     pub(crate) fn new() -> io::Result<RunDir> {
-        let parent = std::env::temp_dir();
-        RunDir::below(&parent)
+        // What a dead run had in memory does not wait for one that needs room there.
+        let _ = sweep(Path::new(SHARED_MEMORY));
+        RunDir::at(&std::env::temp_dir())
+    }
+
+    /// As [`RunDir::new`], in the host's memory where the system has its shared memory
+    /// (shm_overview(7)).
+    ///
+    /// # Errors
+    /// As of [`RunDir::new`].
+    pub(crate) fn in_memory() -> io::Result<RunDir> {
+        RunDir::at(Path::new(SHARED_MEMORY))
+    }
+
+    fn at(parent: &Path) -> io::Result<RunDir> {
+        RunDir::below(parent)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", parent.display())))
     }
 

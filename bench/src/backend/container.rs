@@ -54,7 +54,7 @@ impl Backend for Container {
         );
         let mut scratch = None;
         if assignment.scratch_mib.is_some() {
-            let directory = ScratchDir::new(kit).map_err(|error| failed(&error))?;
+            let directory = ScratchDir::new(kit, assignment).map_err(|error| failed(&error))?;
             let (source, target) = (directory.path().to_owned(), PathBuf::from(SCRATCH));
             spec.mounts.push(Mount::Bind { source, target, read_only: false });
             job.scratch = Some(SCRATCH.to_owned());

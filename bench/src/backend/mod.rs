@@ -16,6 +16,7 @@ mod process;
 mod qemu;
 mod scratch;
 
+use tare_kernels::Variant;
 use tare_workload::{Job, WindowSize};
 
 pub use channel::{Channel, Notice, Stamped};
@@ -44,12 +45,16 @@ pub enum Availability {
 pub struct Assignment {
     /// The agent's job; the backend fills in `channel`, `root` and the scratch device.
     pub job: Job,
+    /// The variant of guest kernel that a microVM boots, where it is not the kit's.
+    pub kernel: Option<&'static Variant>,
     /// Memory of a microVM, in MiB. A process and a container are not limited by it.
     pub memory_mib: u64,
     /// Whether the box runs on the kit's root file system, rather than with the agent alone.
     pub with_rootfs: bool,
     /// Size of the scratch space, in MiB, where the workload needs one.
     pub scratch_mib: Option<u64>,
+    /// Whether the scratch space lies in the host's memory, on a tmpfs, if it can.
+    pub in_memory: bool,
     /// Whether the scratch space's own caching is avoided below the box as well (O_DIRECT).
     pub direct: bool,
     /// Where the box's standard streams go.
@@ -91,6 +96,9 @@ pub enum Error {
         /// The cause.
         why: String,
     },
+    /// A snapshot is asked of a backend that has none.
+    #[error("this backend takes no snapshots; microvm:snapshot does")]
+    NoSnapshots,
     /// The box was started and could not be driven to its end.
     #[error("{what}: {source}")]
     Drive {
@@ -147,6 +155,14 @@ pub trait Prepared {
     /// # Errors
     /// [`Error::Launch`].
     fn launch(&self) -> Result<Box<dyn Instance>, Error>;
+    /// Boots a guest to where its copies begin, and takes a snapshot of it. Returns how long the
+    /// guest stood still for that, in nanoseconds.
+    ///
+    /// # Errors
+    /// [`Error::Launch`]; of a backend that has no snapshots always.
+    fn capture(&self) -> Result<u64, Error> {
+        Err(Error::NoSnapshots)
+    }
 }
 
 /// Every backend, in the order of tables.

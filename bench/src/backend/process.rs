@@ -42,7 +42,7 @@ impl Backend for Process {
         job.channel = Wire::Fd(CHANNEL_FD);
         let mut scratch = None;
         if assignment.scratch_mib.is_some() {
-            let directory = ScratchDir::new(kit).map_err(|error| failed(&error))?;
+            let directory = ScratchDir::new(kit, assignment).map_err(|error| failed(&error))?;
             job.scratch = Some(directory.path().to_string_lossy().into_owned());
             scratch = Some(directory);
         }

@@ -83,7 +83,7 @@ impl Backend for QemuMicroVm {
         let mut job = assignment.job.clone();
         job.channel = Wire::Com1;
         disks.name_in(&mut job);
-        let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
+        let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
         let initramfs = kit.initramfs().map_err(|error| failed(&error))?;
         let memory_bytes = assignment.memory_mib << 20;
         // The line ends with the agent's words, so QEMU must not append to it: devices are named
@@ -109,7 +109,9 @@ impl Backend for QemuMicroVm {
 }
 
 fn disk(index: usize, path: &Path, direct: bool) -> [String; 4] {
-    let cache = if direct { "cache.direct=on" } else { "cache.direct=off" };
+    // Past the page cache its best: in the lab 124 µs a random read of 4 KiB, against 126 with
+    // aio=native, 148 with threads, and 145 with aio=native in an I/O thread of its own.
+    let cache = if direct { "cache.direct=on,aio=io_uring" } else { "cache.direct=off" };
     // A comma in a QEMU option is written twice.
     let path = path.display().to_string().replace(',', ",,");
     [

@@ -4,14 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Assignment;
 use crate::kit::{Error, Kit, file_system_of};
 
 /// A directory for one cell's boxes; each finds it empty.
 pub(super) struct ScratchDir(PathBuf);
 
 impl ScratchDir {
-    pub(super) fn new(kit: &Kit) -> Result<ScratchDir, Error> {
-        Ok(ScratchDir(kit.new_scratch_dir()?))
+    pub(super) fn new(kit: &Kit, assignment: &Assignment) -> Result<ScratchDir, Error> {
+        Ok(ScratchDir(kit.new_scratch_dir_for(assignment)?))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -12,6 +12,7 @@ use crate::guest_kernel::{self, Choice};
 use crate::lab::{
     DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, KERNELS_DIR, LAB_VARIABLE, Lab, Order, Payload,
 };
+use crate::suite::{self, Suite};
 
 /// Programs of this host that tare uses in the lab, where they are installed.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
@@ -136,11 +137,15 @@ impl Errand {
         if firmware.exists() {
             add_file(firmware, QEMU_FIRMWARE.to_owned());
         }
+        let mut brought: Vec<String> = Vec::new();
         let mut add_kernel = |choice: &Choice| -> Result<String, guest_kernel::Error> {
             let from = choice.find()?.path;
             let name = from.parent().and_then(Path::file_name).unwrap_or_default();
             let inside = format!("{KERNELS_DIR}/{}/vmlinux", name.to_string_lossy());
-            add_file(from, inside.clone());
+            if !brought.contains(&inside) {
+                add_file(from, inside.clone());
+                brought.push(inside.clone());
+            }
             Ok(inside)
         };
         let default = match &self.kernel {
@@ -151,6 +156,12 @@ impl Errand {
         environment.extend(default.map(|inside| ("TARE_KERNEL".to_owned(), inside)));
         for variant in variants_in(&self.arguments) {
             add_kernel(&Choice::Variant(variant))?;
+        }
+        for variant in suite_in(&self.arguments).map_or_else(Vec::new, Suite::kernels) {
+            // The figures that need it will be missing, and the others not.
+            if let Err(error) = add_kernel(&Choice::Variant(variant)) {
+                eprintln!("tare: {error}");
+            }
         }
         for path in self.extra {
             let to = path.to_string_lossy().into_owned();
@@ -186,6 +197,16 @@ impl Errand {
     }
 }
 
+/// The suite that a command measures.
+fn suite_in(arguments: &[OsString]) -> Option<&'static Suite> {
+    match arguments {
+        [first, rest @ ..] if first == "bench" => {
+            rest.iter().find_map(|word| suite::find(word.to_str()?))
+        }
+        _ => None,
+    }
+}
+
 /// The variants that a command names with `--kernel`: they go into the lab with it.
 fn variants_in(arguments: &[OsString]) -> Vec<&'static Variant> {
     let mut words = arguments.iter().filter_map(|word| word.to_str());
@@ -213,5 +234,16 @@ mod tests {
         };
         assert_eq!(names(&["compare", "--kernel", "bare", "--kernel=full"]), ["bare", "full"]);
         assert!(names(&["--kernel", "./bare", "full", "--kernels=full", "--kernel"]).is_empty());
+    }
+
+    #[test]
+    fn test_suite_in_finds_the_suite_of_bench_alone() {
+        let kernels = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            suite_in(&words).map(|suite| suite.kernels().len())
+        };
+        assert_eq!(kernels(&["bench", "--json", "vmm"]), Some(2));
+        assert_eq!(kernels(&["compare", "vmm"]), None);
+        assert_eq!(kernels(&["bench", "ls"]), None);
     }
 }

@@ -15,5 +15,5 @@ pub use attendant::Attendant;
 pub use density::{Density, Error as DensityError, density};
 pub use floor::measure as measure_floors;
 pub use replicate::{Conduct, Error as ReplicateError, replicate};
-pub use run::{CellPlan, Finished, Schedule, run};
+pub use run::{Act, CellPlan, Finished, Schedule, run};
 pub use seed::fresh as fresh_seed;

@@ -5,15 +5,16 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::attendant::Nobody;
+use super::density::{Density, Error as DensityError, density};
 use super::replicate::{self, Conduct, replicate};
 use crate::backend::{Assignment, Availability, Backend, Prepared};
 use crate::clock::now_ns;
 use crate::interrupt;
 use crate::kit::Kit;
 use crate::progress;
-use crate::results::{self, Cell, Failure, Status};
+use crate::results::{self, Better, Cell, Edge, Failure, MetricSamples, Sample, Status};
 use crate::statistics::Rng;
-use tare_workload::Workload;
+use tare_workload::{Unit, Workload};
 
 /// A cell to be measured.
 pub struct CellPlan {
@@ -29,6 +30,20 @@ pub struct CellPlan {
     pub replicates: u32,
     /// Whether the box is weighed while it rests.
     pub weigh: bool,
+    /// What each replicate does.
+    pub act: Act,
+}
+
+/// What a replicate does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Act {
+    /// Launches a box and follows it to its end.
+    #[default]
+    Launch,
+    /// Takes a snapshot of a fresh guest.
+    Capture,
+    /// Launches so many boxes, which live together, and weighs them all.
+    Crowd(u32),
 }
 
 /// When and how often.
@@ -152,10 +167,19 @@ impl Work {
         let Some(prepared) = &self.prepared else { return };
         let conduct =
             Conduct { workload: plan.workload, weigh: plan.weigh, timeout: schedule.timeout };
-        let result = prepared
-            .reset()
-            .map_err(replicate::Error::from)
-            .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody));
+        let result = match plan.act {
+            Act::Launch => prepared
+                .reset()
+                .map_err(replicate::Error::from)
+                .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody)),
+            Act::Capture => prepared.capture().map(capture_sample).map_err(replicate::Error::from),
+            Act::Crowd(count) => density(prepared.as_ref(), count, schedule.timeout)
+                .map(crowd_sample)
+                .map_err(|error| match error {
+                    DensityError::Interrupted => replicate::Error::Interrupted,
+                    error => replicate::Error::Box(error.to_string()),
+                }),
+        };
         match result {
             Ok(sample) if sample.exit_code != 0 => {
                 let why = format!("the box ended with exit code {}", sample.exit_code);
@@ -182,4 +206,28 @@ impl Work {
         }
         self.cell
     }
+}
+
+/// What is no launch of one box has metrics, and of the edges the zero of its time.
+fn sample_of(metrics: Vec<MetricSamples>) -> Sample {
+    Sample { edges_ns: [(Edge::Launch, 0)].into(), metrics, ..Sample::default() }
+}
+
+fn lower(name: String, unit: Unit, value: f64) -> MetricSamples {
+    let unit = unit.as_str().to_owned();
+    MetricSamples { name, unit, better: Better::Lower, values: vec![value] }
+}
+
+fn capture_sample(capture_ns: u64) -> Sample {
+    sample_of(vec![lower("capture_ns".to_owned(), Unit::Nanoseconds, capture_ns as f64)])
+}
+
+/// The whole for each box, and what it is made of as far as the kernel tells.
+fn crowd_sample(density: Density) -> Sample {
+    let count = f64::from(density.count.max(1));
+    let each = |name: &str, bytes: i64| {
+        lower(format!("each_{name}_bytes"), Unit::Bytes, bytes as f64 / count)
+    };
+    let parts = density.parts.iter().map(|(name, _, bytes)| each(&name.to_lowercase(), *bytes));
+    sample_of(std::iter::once(each("system", density.system_delta_bytes)).chain(parts).collect())
 }

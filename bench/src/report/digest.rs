@@ -103,7 +103,10 @@ impl<'a> Group<'a> {
 
     /// A start that was not held up by weighing, in which the marks are all there is.
     pub(super) fn is_start_up(&self) -> bool {
-        self.workload == "start" && !self.is_weighed()
+        // What is no launch of one box has no edges.
+        let mut samples = self.cells.iter().flat_map(|cell| &cell.samples);
+        let has_marks = samples.any(|sample| sample.edges_ns.contains_key(&Edge::Init));
+        self.workload == "start" && !self.is_weighed() && has_marks
     }
 
     pub(super) fn title(&self) -> String {

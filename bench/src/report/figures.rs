@@ -10,42 +10,52 @@ use crate::suite::{self, Suite};
 pub(super) fn table(results: &Results) -> Option<Table> {
     let suite = suite::rejudge(results)?;
     let reference = suite.figures.iter().find_map(|figure| figure.reference.clone());
-    let reference = reference.unwrap_or_else(|| "reference".to_owned());
     let has_ranges = suite.figures.iter().any(|figure| figure.ends == Some(Ends::Range));
     let ends = if has_ranges { "the range of all samples" } else { "the 95 % interval" };
-    let multiple = format!("× {reference}");
-    let header =
-        ["figure", "n", "median", &reference, &multiple, "must be", "aim", "met", "what it is"];
+    let mut caption = format!(
+        "In brackets {ends}, which must be within the limit as a whole.{}",
+        clock_note(results)
+    );
+    let mut header: Vec<String> = ["figure", "n", "median"].map(str::to_owned).to_vec();
+    if let Some(reference) = &reference {
+        caption += &format!(
+            " ×: cost as a multiple of the same on {reference} in this round; below 1 is better, for rates too."
+        );
+        header.extend([reference.clone(), format!("× {reference}")]);
+    }
+    header.extend(["must be", "aim", "met", "what it is"].map(str::to_owned));
+    let has_reference = reference.is_some();
     Some(Table {
         title: format!("Figures of the suite {}", suite.name),
-        caption: format!(
-            "In brackets {ends}, which must be within the limit as a whole. ×: cost as a multiple of \
-             the same on {reference} in this round; below 1 is better, for rates too.{}",
-            clock_note(results)
-        ),
-        header: header.map(str::to_owned).to_vec(),
-        rows: suite.figures.iter().map(row).collect(),
+        caption,
+        header,
+        rows: suite.figures.iter().map(|figure| row(figure, has_reference)).collect(),
         is_narrow: true,
     })
 }
 
-fn row(figure: &Figure) -> Vec<Datum> {
+fn row(figure: &Figure, has_reference: bool) -> Vec<Datum> {
     let what = match figure.standing {
         Standing::NotMeasured | Standing::Undecided => format!("{}: {}", figure.what, figure.why),
         Standing::Aim | Standing::Must | Standing::Missed => figure.what.clone(),
     };
     let limit = |limit| at_most(limit, figure.yardstick, &figure.unit);
-    vec![
+    let mut row = vec![
         Datum::text(&figure.name),
         Datum::Count(figure.n.try_into().unwrap_or(usize::MAX)),
         Datum::figure(figure.measured, &figure.unit),
-        Datum::figure(figure.referred.map(|it| Estimate::new(it.value, None)), &figure.unit),
-        Datum::ratio(figure.ratio),
+    ];
+    if has_reference {
+        let referred = figure.referred.map(|it| Estimate::new(it.value, None));
+        row.extend([Datum::figure(referred, &figure.unit), Datum::ratio(figure.ratio)]);
+    }
+    row.extend([
         Datum::text(limit(figure.must)),
         Datum::text(figure.aim.map(limit).unwrap_or_default()),
         Datum::text(figure.standing.name()),
         Datum::text(what),
-    ]
+    ]);
+    row
 }
 
 /// What the figures of a suite must be.

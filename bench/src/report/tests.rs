@@ -41,6 +41,16 @@ fn test_table_of_a_suite() {
 }
 
 #[test]
+fn test_table_of_figures_without_a_reference_has_no_columns_for_it() {
+    let mut results = invented(suite::find("vmm").unwrap(), Clock::Wall, 6, "");
+    let figures = &mut results.suite.as_mut().unwrap().figures;
+    figures.retain(|figure| figure.reference.is_none());
+    let text = render_table(&results);
+    let header = text.lines().find(|line| line.starts_with("figure ")).unwrap();
+    assert!(header.contains("must be") && !header.contains('×'), "{text}");
+}
+
+#[test]
 fn test_suites_are_listed_with_their_limits() {
     insta::assert_snapshot!("suites", render_suites(suite::all()));
 }

@@ -24,7 +24,9 @@ mod vmm;
 
 pub use judge::{rejudge, unit_of};
 
-use crate::harness::CellPlan;
+use tare_kernels::Variant;
+
+use crate::harness::{Act, CellPlan};
 use crate::recipe::{Error, Recipe, Setting};
 use crate::results::Yardstick;
 
@@ -106,6 +108,17 @@ impl Suite {
         self.targets.iter().filter(is_chosen)
     }
 
+    /// The variants of guest kernel that its targets name, besides the run's own.
+    pub fn kernels(&self) -> Vec<&'static Variant> {
+        let mut kernels: Vec<&'static Variant> = Vec::new();
+        for kernel in self.targets.iter().filter_map(|target| target.recipe.kernel) {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+        }
+        kernels
+    }
+
     /// The cells of a round that shows the figures named `only`, or all of them.
     ///
     /// # Errors
@@ -113,11 +126,12 @@ impl Suite {
     pub fn cells(&self, only: &[String], setting: Setting) -> Result<Vec<CellPlan>, Error> {
         let mut wanted: Vec<(&str, &Recipe)> = Vec::new();
         for target in self.chosen(only) {
-            for backend in
-                [Some(target.backend), target.reference, Some(BASELINE)].into_iter().flatten()
-            {
-                wanted.push((backend, target.recipe));
-                wanted.push((backend, &PROBE));
+            // A process has no kernel of its own, and nothing of it is saved.
+            let has_baseline = target.recipe.act == Act::Launch && target.recipe.kernel.is_none();
+            let backends =
+                [Some(target.backend), target.reference, has_baseline.then_some(BASELINE)];
+            for backend in backends.into_iter().flatten() {
+                wanted.extend([(backend, target.recipe), (backend, &PROBE)]);
             }
         }
         let mut cells: Vec<CellPlan> = Vec::new();

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{BASELINE, Suite, all, find, rejudge};
 use crate::backend;
+use crate::harness::{Act, CellPlan};
 use crate::recipe::{Recipe, Setting};
 use crate::results::{
-    Cell, Clock, Edge, Ends, Estimate, Figure, MemoryUsage, MetricSamples, Results, Sample,
+    Better, Cell, Clock, Edge, Ends, Estimate, Figure, MemoryUsage, MetricSamples, Results, Sample,
     Standing, Status, Yardstick, series,
 };
 
@@ -21,13 +22,13 @@ pub(crate) fn invented(suite: &Suite, clock: Clock, count: u32, dear: &str) -> R
         let id = u32::try_from(results.cells.len()).unwrap();
         let backend = plan.backend.name().to_owned();
         let scale = if backend == dear { 4 } else { 1 };
-        let sample = |block| sample(plan.workload, plan.weigh, block, scale);
+        let sample = |block| sample(&plan, block, scale);
         results.order.extend((0..count).map(|_| id));
         results.cells.push(Cell {
             id,
             backend,
             workload: plan.workload.name().to_owned(),
-            variant: plan.variant,
+            variant: plan.variant.clone(),
             samples: (0..count).map(sample).collect(),
             ..Cell::default()
         });
@@ -37,12 +38,23 @@ pub(crate) fn invented(suite: &Suite, clock: Clock, count: u32, dear: &str) -> R
     results
 }
 
-fn sample(
-    workload: &dyn tare_workload::Workload,
-    is_weighed: bool,
-    block: u32,
-    scale: u64,
-) -> Sample {
+fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
+    let of_act = |name: &str, unit: &str| Sample {
+        block,
+        edges_ns: [(Edge::Launch, 0)].into(),
+        metrics: vec![MetricSamples {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            better: Better::Lower,
+            values: vec![1e6 * scale as f64],
+        }],
+        ..Sample::default()
+    };
+    match plan.act {
+        Act::Capture => return of_act("capture_ns", "ns"),
+        Act::Crowd(_) => return of_act("each_system_bytes", "bytes"),
+        Act::Launch => {}
+    }
     let edges = [(Edge::Launch, 0), (Edge::Enter, 2), (Edge::Init, 9), (Edge::Ready, 10)];
     let metric = |spec: &tare_workload::MetricSpec| {
         let metric = tare_workload::Metric {
@@ -52,8 +64,8 @@ fn sample(
         };
         MetricSamples {
             better: match spec.better {
-                tare_workload::Better::Lower => crate::results::Better::Lower,
-                tare_workload::Better::Higher => crate::results::Better::Higher,
+                tare_workload::Better::Lower => Better::Lower,
+                tare_workload::Better::Higher => Better::Higher,
             },
             ..MetricSamples::from(&metric)
         }
@@ -61,8 +73,8 @@ fn sample(
     Sample {
         block,
         edges_ns: edges.map(|(edge, at_ms)| (edge, at_ms * 1_000_000 * scale)).into(),
-        metrics: workload.metrics().iter().map(metric).collect(),
-        memory: is_weighed.then(|| MemoryUsage {
+        metrics: plan.workload.metrics().iter().map(metric).collect(),
+        memory: plan.weigh.then(|| MemoryUsage {
             pss_bytes: 1 << 20,
             private_dirty_bytes: 100_000 * scale,
             rss_bytes: 3_000_000 * scale,
@@ -198,7 +210,7 @@ fn test_rate_counts_as_a_cost() {
 fn test_value_is_judged_without_its_reference() {
     let mut results = invented(vmm(), Clock::Virtual, 3, "qemu");
     results.cells.retain(|cell| cell.backend != "qemu");
-    let found = figure(&results, "start-practical");
+    let found = figure(&results, "memory-private");
     assert_eq!((found.standing, found.referred, found.ratio), (Standing::Aim, None, None));
     let found = figure(&results, "start-same-kernel");
     assert_eq!(found.standing, Standing::NotMeasured);

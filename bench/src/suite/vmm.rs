@@ -1,10 +1,14 @@
 //! The suite `vmm`: what our microVM costs, in time and memory, beside QEMU's microvm machine on
 //! the same kernel and initramfs.
 
+use tare_kernels::{BARE, PRACTICAL};
+
 use super::{Limits, Suite, Target};
+use crate::harness::Act;
 use crate::recipe::{Recipe, WEIGH_MS};
 
 const MS: f64 = 1e6;
+const MIB: f64 = 1_048_576.0;
 /// Megabytes and not mebibytes: the limits of memory are given in these.
 const MB: f64 = 1e6;
 
@@ -12,14 +16,24 @@ const QEMU: Option<&str> = Some("qemu");
 
 /// A plain start.
 const START: Recipe = Recipe::plain("start");
+/// A start on a kernel of its own, whatever the round's is.
+const PRACTICAL_START: Recipe =
+    Recipe { variant: &[("kernel", "practical")], kernel: Some(&PRACTICAL), ..START };
+const BARE_START: Recipe = Recipe { variant: &[("kernel", "bare")], kernel: Some(&BARE), ..START };
+/// A snapshot of a guest.
+const CAPTURE: Recipe = Recipe { variant: &[("act", "capture")], act: Act::Capture, ..START };
+/// Many boxes that live at once, each having run `start`.
+const HUNDRED: Recipe = Recipe { variant: &[("live", "100")], act: Act::Crowd(100), ..START };
 /// A start that is weighed while it rests.
 const WEIGHED: Recipe =
     Recipe { variant: &[("weighed", "idle")], weigh_ms: Some(WEIGH_MS), ..Recipe::plain("start") };
-/// Reads past the page caches of guest and host, one at a time.
+/// Reads past the page caches of guest and host, of a file in the host's memory: what they cost is
+/// the way there.
 const DIRECT_READS: Recipe = Recipe {
-    variant: &[("direct", "1"), ("operations", "seqread,randread")],
-    always: &[("direct", "1"), ("operations", "seqread,randread")],
+    variant: &[("direct", "1"), ("operations", "seqread,randread,deepread")],
+    always: &[("direct", "1"), ("operations", "seqread,randread,deepread")],
     lab: &[("file_bytes", "4194304"), ("count", "128")],
+    in_memory: true,
     is_direct: true,
     ..Recipe::plain("file")
 };
@@ -45,11 +59,21 @@ pub(super) const SUITE: Suite = Suite {
             name: "start-practical",
             what: "cold boot, launch → init, on the practical kernel (block, vsock)",
             backend: "microvm",
-            recipe: &START,
+            recipe: &PRACTICAL_START,
             metric: START_NS,
-            reference: QEMU,
+            reference: None,
             limits: Limits::value(16.0 * MS, 11.0 * MS),
             source: "Firecracker 1.16 takes 17 to 21 ms on such a kernel, in the lab",
+        },
+        Target {
+            name: "start-bare",
+            what: "cold boot, launch → init, on the bare kernel (nothing but start-up)",
+            backend: "microvm",
+            recipe: &BARE_START,
+            metric: START_NS,
+            reference: None,
+            limits: Limits::value(12.0 * MS, 9.0 * MS),
+            source: "Firecracker 1.16 takes 13 to 15.5 ms on such a kernel, in the lab",
         },
         Target {
             name: "launch-to-enter",
@@ -72,6 +96,16 @@ pub(super) const SUITE: Suite = Suite {
             source: "Firecracker 1.16 takes 4.66 ms from fork to the restored guest's first byte, in the lab",
         },
         Target {
+            name: "capture",
+            what: "a snapshot of a guest whose agent is about to begin: how long the guest stands still",
+            backend: "microvm:snapshot",
+            recipe: &CAPTURE,
+            metric: "capture_ns",
+            reference: None,
+            limits: Limits::value(100.0 * MS, 30.0 * MS),
+            source: "Firecracker 1.16 takes 216 ms for a full snapshot of 128 MiB, in the lab",
+        },
+        Target {
             name: "memory-rss",
             what: "resident set of the idle VMM without the guest's RAM",
             backend: "microvm",
@@ -92,6 +126,16 @@ pub(super) const SUITE: Suite = Suite {
             source: "Firecracker 1.16 has 0.3 MB",
         },
         Target {
+            name: "memory-clone",
+            what: "each of 100 clones that live at once and have run start: the host's used memory",
+            backend: "microvm:clone",
+            recipe: &HUNDRED,
+            metric: "each_system_bytes",
+            reference: None,
+            limits: Limits::value(1.5 * MIB, 0.6 * MIB),
+            source: "published clones have 3 MiB of private dirty pages each",
+        },
+        Target {
             name: "block-random",
             what: "random 4 KiB O_DIRECT read, one at a time, each",
             backend: "microvm",
@@ -110,6 +154,16 @@ pub(super) const SUITE: Suite = Suite {
             reference: QEMU,
             limits: Limits::ratio(1.0, 0.6),
             source: "QEMU 7.2 microvm is the fastest measured: Firecracker 1.16 takes 2.2 times as long, in the lab",
+        },
+        Target {
+            name: "block-deep",
+            what: "random 4 KiB O_DIRECT read, 32 at a time, each",
+            backend: "microvm",
+            recipe: &DIRECT_READS,
+            metric: "deepread_ns",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 0.6),
+            source: "one synchronous thread is where Firecracker falls far behind at depth (NSDI'20)",
         },
     ],
 };

@@ -100,13 +100,13 @@ impl Traces {
         collect_dirs(Path::new("/sys/fs/cgroup"), 3, &mut cgroups);
         cgroups.retain(|path| path.to_string_lossy().contains("tare-"));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let temporary = fs::read_dir(std::env::temp_dir()).map(|entries| {
-            entries
-                .filter_map(Result::ok)
-                .map(|entry| entry.path())
-                .filter(|path| path.to_string_lossy().contains("tare-run-"))
-                .collect()
-        });
+        let places = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
+        let entries = places.iter().filter_map(|place| fs::read_dir(place).ok()).flatten();
+        let temporary = entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.to_string_lossy().contains("tare-run-"))
+            .collect();
         let mut namespaces = BTreeSet::new();
         let mut processes = BTreeSet::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
@@ -134,7 +134,7 @@ impl Traces {
             cgroups,
             mounts: mounts.lines().map(str::to_owned).collect(),
             namespaces,
-            temporary: temporary.unwrap_or_default(),
+            temporary,
             processes,
         }
     }

@@ -32,7 +32,7 @@ fn test_copies_of_a_microvm_are_each_their_own() {
 pub(crate) fn kit() -> Kit {
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
-    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS") }).unwrap()
+    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS"), ..Choice::default() }).unwrap()
 }
 
 #[derive(Default)]
@@ -59,9 +59,11 @@ fn inside_the_lab_copies_run() {
                 command: ["sh", "-c", script].map(str::to_owned).to_vec(),
                 ..Job::new(Channel::Com1, workload.name())
             },
+            kernel: None,
             memory_mib: 128,
             with_rootfs: true,
             scratch_mib: None,
+            in_memory: false,
             direct: false,
             output: with,
         };
@@ -138,9 +140,11 @@ fn inside_the_lab_a_hundred_clones_live() {
     let kit = kit();
     let assignment = Assignment {
         job: Job { hold_ms: 600_000, ..Job::new(Channel::Com1, "start") },
+        kernel: None,
         memory_mib: 128,
         with_rootfs: false,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output: Output::Null,
     };

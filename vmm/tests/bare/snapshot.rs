@@ -483,7 +483,7 @@ fn test_restore_with_another_kind_of_device_is_refused() {
     let path = directory.path().join("snapshot");
     let config = Config { rng: true, ..config(kernel.path()) };
     park(&config, &path);
-    let block = BlockConfig { path: disk.path().to_owned(), read_only: false, direct: false };
+    let block = BlockConfig::new(disk.path());
     let config = Config { rng: false, blocks: vec![block], ..config };
     let prepared = Prepared::new(&config).expect("a configuration");
     let snapshot = Snapshot::open(&path, &prepared).expect("as many devices");

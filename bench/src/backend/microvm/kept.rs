@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tare_vmm::{Captured, Description, SnapshotError, SnapshotFiles};
+use tare_vmm::{BlockEngine, Captured, Description, SnapshotError, SnapshotFiles};
 use tare_workload::{CONVERSATION_PORT, Channel as Wire, Job, Line};
 
 use super::origin::Origin;
@@ -225,6 +225,7 @@ impl Kept {
             memory_mib: self.record.memory_mib,
             disks,
             direct: false,
+            disk_engine: BlockEngine::default(),
             converses: true,
         }
     }
@@ -253,9 +254,11 @@ fn template_job() -> Job {
 fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> {
     let assignment = Assignment {
         job: template_job(),
+        kernel: None,
         memory_mib,
         with_rootfs: true,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output: Output::Captured,
     };

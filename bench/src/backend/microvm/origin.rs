@@ -1,7 +1,7 @@
 //! Where a guest begins: at its kernel's first instruction, or where a template of it parked.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tare_vmm::{Captured, Snapshot, Streams, Vmm};
 
@@ -70,6 +70,14 @@ impl Origin {
                 vmm.tell(message.clone());
                 Ok(vmm)
             }
+        }
+    }
+
+    /// Where the template's snapshot is.
+    pub(super) fn template(&self) -> Option<&Path> {
+        match self {
+            Origin::Files(template) | Origin::Open(template) => Some(&template.directory),
+            Origin::Boot | Origin::Kept { .. } => None,
         }
     }
 

@@ -3,10 +3,12 @@
 //! Not a general library: what a workload times must be the call itself, and this crate has no
 //! `std` to lean on.
 
+mod aio;
 mod file;
 mod mapping;
 mod process;
 
+pub(crate) use aio::{Aio, Completion, Request};
 pub(crate) use file::{File, c_path, set_nonblocking};
 pub(crate) use mapping::Mapping;
 pub(crate) use process::{

@@ -3,14 +3,16 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Settings;
 use super::pattern::Pattern;
+use super::{Settings, deep};
 use crate::clock::timed;
 use crate::random::Random;
 use crate::sys::{File, Mapping, c_path};
 use crate::{Context, Errno, Error, Report, Unit};
 
 const APPEND_BYTES: usize = 4096;
+/// Each read of `deepread` has a buffer of its own; a box may be small.
+const DEEP_BYTES_MAX: usize = 64 << 20;
 
 /// The file, and a buffer aligned for direct transfers. The file is removed on drop.
 pub(super) struct DataFile {
@@ -47,7 +49,7 @@ impl DataFile {
             let offset = |_| random.below(blocks) * settings.block_bytes as u64;
             (0..settings.count).map(offset).collect()
         };
-        let (read_offsets, write_offsets) = (offsets(), offsets());
+        let (read_offsets, write_offsets, deep_offsets) = (offsets(), offsets(), offsets());
         let first = self.pattern(0);
         let mut cached_bytes = Vec::new();
 
@@ -64,6 +66,15 @@ impl DataFile {
                 samples.push(self.read_block(settings.block_bytes, offset, first)?);
             }
             report.record("randread_ns", Unit::Nanoseconds, samples)?;
+        }
+        if settings.wants("deepread") {
+            cached_bytes.push(self.set_cache(settings)?);
+            let Settings { block_bytes, depth, .. } = *settings;
+            let file = (&self.file, self.path.as_str());
+            let fitting = (DEEP_BYTES_MAX / block_bytes).max(1);
+            let offsets = &deep_offsets[..deep_offsets.len().min(fitting)];
+            let samples = deep::read(file, block_bytes, depth, offsets, first)?;
+            report.record("deepread_ns", Unit::Nanoseconds, samples)?;
         }
         if !cached_bytes.is_empty() {
             report.record("cached_bytes", Unit::Bytes, cached_bytes)?;
@@ -138,20 +149,7 @@ impl DataFile {
         let block = &mut self.buffer.as_mut()[..bytes];
         let (result, read_ns) = timed(|| self.file.read_at(block, offset));
         let read = result.on("pread", at(&self.path, offset))?;
-        if read != bytes {
-            return Err(Error::Wrong {
-                what: "length of a read",
-                expected: alloc::format!("{bytes} bytes at {offset} of {}", self.path),
-                got: alloc::format!("{read}"),
-            });
-        }
-        if !pattern.matches(block, offset) {
-            return Err(Error::Wrong {
-                what: "content of a file",
-                expected: alloc::format!("what was written at {offset} of {}", self.path),
-                got: "something else".into(),
-            });
-        }
+        check_read(&self.path, block, read, offset, pattern)?;
         Ok(read_ns)
     }
 
@@ -189,6 +187,32 @@ impl Drop for DataFile {
     }
 }
 
-fn at(path: &str, offset: u64) -> String {
+/// Checks that a whole block was read, and what was written.
+pub(super) fn check_read(
+    path: &str,
+    block: &[u8],
+    read: usize,
+    offset: u64,
+    pattern: Pattern,
+) -> Result<(), Error> {
+    let bytes = block.len();
+    if read != bytes {
+        return Err(Error::Wrong {
+            what: "length of a read",
+            expected: alloc::format!("{bytes} bytes at {offset} of {path}"),
+            got: alloc::format!("{read}"),
+        });
+    }
+    if !pattern.matches(block, offset) {
+        return Err(Error::Wrong {
+            what: "content of a file",
+            expected: alloc::format!("what was written at {offset} of {path}"),
+            got: "something else".into(),
+        });
+    }
+    Ok(())
+}
+
+pub(super) fn at(path: &str, offset: u64) -> String {
     alloc::format!("{path} at {offset}")
 }

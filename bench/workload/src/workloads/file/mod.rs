@@ -1,4 +1,5 @@
-//! `file`: reading, writing and managing files, one operation at a time.
+//! `file`: reading, writing and managing files, one operation at a time, and random reads with
+//! several in flight.
 //!
 //! What was written is read back and compared, so that a fast disk that loses data is an error. The
 //! content is a function of seed, generation and offset, incompressible and never zero pages.
@@ -8,6 +9,7 @@
 //! page cache of its own, which the host declares.
 
 mod data;
+mod deep;
 mod metadata;
 mod pattern;
 
@@ -23,7 +25,8 @@ use crate::{
 /// The workload `file`.
 pub(crate) struct Files;
 
-const OPERATIONS: [&str; 6] = ["seqread", "randread", "seqwrite", "randwrite", "fsync", "meta"];
+const OPERATIONS: [&str; 7] =
+    ["seqread", "randread", "deepread", "seqwrite", "randwrite", "fsync", "meta"];
 /// Direct transfers must be aligned to the device's logical blocks, of 512 or 4096 bytes.
 const SECTOR_BYTES: u64 = 512;
 
@@ -34,6 +37,7 @@ struct Settings {
     stream_block_bytes: usize,
     file_bytes: usize,
     count: usize,
+    depth: usize,
     files: usize,
     is_direct: bool,
     is_cold: bool,
@@ -49,6 +53,7 @@ impl Settings {
             stream_block_bytes: params.size("stream_block_bytes", block)?,
             file_bytes: params.size("file_bytes", SECTOR_BYTES..=1 << 40)?,
             count: params.size("count", 1..=4096)?,
+            depth: params.size("depth", 1..=256)?,
             files: params.size("files", 1..=4096)?,
             is_direct: params.flag("direct")?,
             is_cold: params.choice("cache", &["warm", "cold"])? == "cold",
@@ -84,7 +89,7 @@ impl Workload for Files {
         &[
             Parameter {
                 name: "operations",
-                default: "seqread,randread,seqwrite,randwrite,fsync,meta",
+                default: "seqread,randread,deepread,seqwrite,randwrite,fsync,meta",
                 help: "which of these to do; always in this order",
             },
             Parameter {
@@ -105,7 +110,12 @@ impl Workload for Files {
             Parameter {
                 name: "count",
                 default: "256",
-                help: "random reads, random writes and (an eighth of it) fsyncs, 1 to 4096",
+                help: "random reads of each kind, random writes and (an eighth of it) fsyncs, 1 to 4096",
+            },
+            Parameter {
+                name: "depth",
+                default: "32",
+                help: "reads in flight of deepread, by Linux's native asynchronous I/O, 1 to 256; without direct=1 they are done one by one",
             },
             Parameter { name: "files", default: "200", help: "small files for meta, 1 to 4096" },
             Parameter {
@@ -129,6 +139,7 @@ impl Workload for Files {
                 MetricSpec::size("cached_bytes", "of the file in the page cache before reads"),
                 MetricSpec::rate("seqread_bytes_per_s", "reading the file from start to end"),
                 MetricSpec::time("randread_ns", "one read at a random block"),
+                MetricSpec::time("deepread_ns", "one of several random reads in flight"),
                 MetricSpec::rate("seqwrite_bytes_per_s", "writing the file from start to end"),
                 MetricSpec::rate("seqwrite_sync_bytes_per_s", "the same with an fsync at the end"),
                 MetricSpec::time("randwrite_ns", "one write at a random block"),
@@ -201,6 +212,7 @@ mod tests {
                 let given = [
                     ("file_bytes", "1048576"),
                     ("count", "20"),
+                    ("depth", "8"),
                     ("files", "10"),
                     ("direct", direct),
                     ("cache", cache),
@@ -208,11 +220,13 @@ mod tests {
                 let report = run("file", &given, scratch.path().to_str()).unwrap();
                 assert_eq!(report.metrics().len(), Files.metrics().len());
                 assert_eq!(samples(&report, "randread_ns").len(), 20);
+                // 8 + 8 + 4.
+                assert_eq!(samples(&report, "deepread_ns").len(), 3);
                 assert_eq!(samples(&report, "randwrite_ns").len(), 20);
                 assert_eq!(samples(&report, "fsync_ns").len(), 3);
                 assert_eq!(samples(&report, "unlink_ns").len(), 10);
                 if (direct, cache) == ("0", "warm") {
-                    assert_eq!(samples(&report, "cached_bytes"), [1048576.0; 2]);
+                    assert_eq!(samples(&report, "cached_bytes"), [1048576.0; 3]);
                 }
                 assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
             }
@@ -271,6 +285,8 @@ mod tests {
             ("operations", "read"),
             ("cache", "hot"),
             ("count", "5000"),
+            ("depth", "0"),
+            ("depth", "257"),
         ] {
             let error = run("file", &[given], Some("/tmp")).unwrap_err();
             assert!(matches!(error, Error::Parameter(_)), "{error}");
