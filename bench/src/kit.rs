@@ -2,11 +2,13 @@
 
 use std::cell::OnceCell;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tare_kernels::modules::{self, GUEST_MODULES, MODULES_LIST, Module, Modules};
 use tare_kernels::{Build, Cache, Initramfs, Kernel, PRACTICAL, Source, Stderr, ext4, rootfs};
+use tare_vmm::{BootProtocol, Config, CpuProfile, Pages};
 use tare_workload::Job;
 
 use crate::backend::Assignment;
@@ -40,6 +42,15 @@ pub enum Error {
     /// The initramfs.
     #[error(transparent)]
     Initramfs(#[from] tare_kernels::InitramfsError),
+    /// The guest kernel's modules.
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
+    /// Modules that do not go into the initramfs.
+    #[error(transparent)]
+    AddModules(#[from] modules::AddError),
+    /// A bzImage.
+    #[error(transparent)]
+    Image(#[from] tare_vmm::BootError),
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
@@ -74,8 +85,12 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 pub struct GuestKernel {
     /// What the results call it.
     pub name: String,
-    /// The ELF image, or a bzImage.
+    /// The file that was named: an ELF image, or a bzImage.
     pub path: PathBuf,
+    /// The ELF image itself.
+    pub elf: PathBuf,
+    /// Whether it must be told of its devices and processors by ACPI.
+    pub acpi: bool,
     /// The words of its command line that do not depend on the job.
     pub command_line: String,
 }
@@ -87,6 +102,32 @@ pub struct Choice {
     pub kernel: Option<PathBuf>,
     /// A root file system other than the one that tare makes.
     pub rootfs: Option<PathBuf>,
+    /// Directory with the guest kernel's modules.
+    pub modules: Option<PathBuf>,
+    /// The machine that a microVM is.
+    pub machine: GuestMachine,
+}
+
+/// The machine that a microVM is, but for its memory and devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestMachine {
+    /// How many vCPUs.
+    pub vcpus: u8,
+    /// What they say of themselves.
+    pub cpu_profile: CpuProfile,
+    /// What guest RAM is made of.
+    pub pages: Pages,
+    /// Whether all of guest RAM is allocated by the launch.
+    pub prefault: bool,
+    /// How the kernel is entered.
+    pub protocol: BootProtocol,
+}
+
+impl Default for GuestMachine {
+    fn default() -> GuestMachine {
+        let Config { vcpus, cpu_profile, pages, prefault, protocol, .. } = Config::default();
+        GuestMachine { vcpus, cpu_profile, pages, prefault, protocol }
+    }
 }
 
 /// See the module's text.
@@ -95,6 +136,7 @@ pub struct Kit {
     choice: Choice,
     agent: PathBuf,
     kernel: OnceCell<GuestKernel>,
+    modules: OnceCell<Vec<Module>>,
     initramfs: OnceCell<PathBuf>,
     rootfs: OnceCell<PathBuf>,
     empty_root: OnceCell<PathBuf>,
@@ -119,6 +161,7 @@ impl Kit {
             choice,
             agent,
             kernel: OnceCell::new(),
+            modules: OnceCell::new(),
             initramfs: OnceCell::new(),
             rootfs: OnceCell::new(),
             empty_root: OnceCell::new(),
@@ -144,11 +187,49 @@ impl Kit {
                 }
             };
             fs::metadata(&path).map_err(io_error("cannot read the guest kernel", &path))?;
-            Ok(GuestKernel { name, path, command_line: tare_kernels::command_line() })
+            let elf = unpacked(&path, self.directory.path())?.unwrap_or_else(|| path.clone());
+            let image = fs::read(&elf).map_err(io_error("cannot read", &elf))?;
+            let acpi = !tare_kernels::takes_device_words(&image);
+            let mut command_line = tare_kernels::command_line();
+            // By ACPI, and with several processors, interrupts come through the I/O APIC.
+            if acpi || self.choice.machine.vcpus > 1 {
+                command_line = command_line.replace("noapic ", "");
+            }
+            Ok(GuestKernel { name, path, elf, acpi, command_line })
         })
     }
 
-    /// The initramfs of microVMs: the agent as `/init` and nothing else.
+    /// The machine that a microVM is.
+    pub fn machine(&self) -> GuestMachine {
+        self.choice.machine
+    }
+
+    /// The modules that the guest kernel needs for its devices: none, if no directory of modules
+    /// is named or found beside the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Modules`].
+    pub fn modules(&self) -> Result<&[Module], Error> {
+        once(&self.modules, || {
+            let kernel = self.choice.kernel.as_deref();
+            match self.choice.modules.clone().or_else(|| Modules::beside(kernel?)) {
+                Some(directory) => Ok(Modules::of(&directory)?.closure(GUEST_MODULES)?),
+                None => Ok(Vec::new()),
+            }
+        })
+        .map(Vec::as_slice)
+    }
+
+    /// Tells the agent of the modules that the initramfs has.
+    ///
+    /// # Errors
+    /// As of [`modules`](Kit::modules).
+    pub fn name_modules_in(&self, job: &mut Job) -> Result<(), Error> {
+        job.modules = (!self.modules()?.is_empty()).then(|| MODULES_LIST.to_owned());
+        Ok(())
+    }
+
+    /// The initramfs of microVMs: the agent as `/init`, and the modules that the kernel needs.
     ///
     /// # Errors
     /// [`Error::Initramfs`].
@@ -156,6 +237,9 @@ impl Kit {
         once(&self.initramfs, || {
             let mut initramfs = Initramfs::new();
             initramfs.file("init", 0o755, AGENT)?;
+            if !self.modules()?.is_empty() {
+                modules::add(&mut initramfs, self.modules()?)?;
+            }
             let path = self.directory.path().join("initramfs.cpio");
             initramfs.write_to(&path)?;
             Ok(path)
@@ -203,6 +287,21 @@ impl Kit {
             .map_err(io_error("cannot make a directory in", self.directory.path()))?;
         Ok(directory.keep())
     }
+}
+
+/// The ELF image inside a bzImage, unpacked into `directory`; `None` if the file is none.
+///
+/// # Errors
+/// [`Error::Image`] for a damaged one.
+pub fn unpacked(kernel: &Path, directory: &Path) -> Result<Option<PathBuf>, Error> {
+    let Some(mut image) = tare_vmm::unpack_bzimage(kernel)? else { return Ok(None) };
+    let path = directory.join("vmlinux");
+    let written = image.rewind().and_then(|()| {
+        let mut file = fs::File::create(&path)?;
+        io::copy(&mut image, &mut file)
+    });
+    written.map_err(io_error("cannot write", &path))?;
+    Ok(Some(path))
 }
 
 /// The type of the file system that holds a path, as far as its magic number is known (statfs(2)).

@@ -29,7 +29,7 @@ use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::host;
-use crate::kit::{GuestDisks, Kit};
+use crate::kit::{GuestDisks, GuestMachine, Kit};
 use monitor::{become_vmm, close_all_but, leave_the_harness};
 use origin::Origin;
 use template::Template;
@@ -79,6 +79,7 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
+        kit.name_modules_in(&mut job).map_err(|error| failed(&error))?;
         let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
         let block = |path: &Path, read_only, direct| BlockConfig {
             path: path.to_owned(),
@@ -96,8 +97,15 @@ impl Backend for MicroVm {
         blocks.extend(disks.root.as_deref().map(|path| block(path, false, false)));
         blocks.extend(disks.scratch.as_deref().map(|path| block(path, false, assignment.direct)));
         let memory_bytes = assignment.memory_mib << 20;
+        let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol } = kit.machine();
         let config = Config {
-            kernel: kernel.path.clone(),
+            kernel: kernel.elf.clone(),
+            protocol,
+            vcpus,
+            acpi: kernel.acpi,
+            cpu_profile,
+            pages,
+            prefault,
             initramfs: Some(kit.initramfs().map_err(|error| failed(&error))?.to_owned()),
             cmdline: format!("{} -- {words}", kernel.command_line),
             memory_bytes,
@@ -125,6 +133,21 @@ impl Backend for MicroVm {
         };
         Ok(Box::new(Ready { name, prepared, origin, jail, disks, output: assignment.output }))
     }
+}
+
+/// The machine in plain words, for a cell's declared state.
+fn machine_state(config: &Config) -> String {
+    let Config { vcpus, cpu_profile, pages, prefault, protocol, acpi, .. } = config;
+    let described = match (acpi, vcpus) {
+        (true, _) => "by ACPI",
+        (false, 1) => "by the command line",
+        (false, _) => "by the command line and an MP table",
+    };
+    let prefault = if *prefault { ", all allocated at launch" } else { "" };
+    format!(
+        "machine: {vcpus} vCPUs (CPU profile {cpu_profile:?}), RAM in {pages:?} pages{prefault}, \
+         kernel entered by {protocol:?}, described {described}"
+    )
 }
 
 /// Whether a KVM guest of Linux can run here in useful time.
@@ -190,6 +213,7 @@ impl Prepared for Ready {
         let mut state = self.origin.state();
         state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            machine_state(self.prepared.config()),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"

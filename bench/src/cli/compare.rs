@@ -178,6 +178,7 @@ fn measure_in_lab(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
     if let Some(replicates) = args.replicates {
         option("--replicates", replicates.to_string());
     }
+    arguments.extend(args.kit.microvm.forward());
     let errand = Errand {
         flavour: FlavourArg::Deterministic,
         machine: args.machine,
@@ -185,6 +186,7 @@ fn measure_in_lab(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
         arguments,
         environment: vec![record::command_variable()],
         kernel: args.kit.kernel.clone(),
+        modules: args.kit.microvm.modules.clone(),
         rootfs: args.kit.rootfs.clone(),
         extra: Vec::new(),
         out_dir: out_dir.path().to_owned(),

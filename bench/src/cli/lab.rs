@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use tare_kernels::modules::{GUEST_MODULES, Modules};
 use tare_kernels::{Cache, Stderr, rootfs};
 
 use crate::kit;
 use crate::lab::{DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, LAB_VARIABLE, Lab, Order, Payload};
+use crate::rundir::RunDir;
 
 /// Programs of this host that tare uses in the lab, where they are installed.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
@@ -28,6 +30,12 @@ pub(super) struct LabArgs {
     /// A static program to run in the lab instead of tare
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
+    /// Guest kernel for the command [default: what `tare kernel build` made]
+    #[arg(long, value_name = "PATH", env = "TARE_KERNEL")]
+    kernel: Option<PathBuf>,
+    /// Directory with that kernel's modules [default: the one that belongs to its path]
+    #[arg(long, value_name = "DIR", env = "TARE_MODULES")]
+    modules: Option<PathBuf>,
     /// A further file of this host to put into the lab, at the same path
     #[arg(long, value_name = "PATH")]
     with: Vec<PathBuf>,
@@ -79,7 +87,8 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<u8> {
         program: args.program.clone(),
         arguments: args.arguments.clone(),
         environment: Vec::new(),
-        kernel: None,
+        kernel: args.kernel.clone(),
+        modules: args.modules.clone(),
         rootfs: None,
         extra: args.with.clone(),
         out_dir: args.out.clone(),
@@ -102,6 +111,7 @@ pub(super) struct Errand {
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) kernel: Option<PathBuf>,
+    pub(super) modules: Option<PathBuf>,
     pub(super) rootfs: Option<PathBuf>,
     pub(super) extra: Vec<PathBuf>,
     pub(super) out_dir: PathBuf,
@@ -131,13 +141,27 @@ impl Errand {
         if firmware.exists() {
             add_file(firmware, QEMU_FIRMWARE.to_owned());
         }
+        let staging = RunDir::new().context("cannot make a directory for the lab's input")?;
+        let modules = self.modules.or_else(|| Modules::beside(self.kernel.as_deref()?));
+        if let Some(directory) = modules {
+            let inside = format!("{IN_DIR}/guest-modules");
+            payload.push(Payload::Tree {
+                from: stage(&directory, staging.path())?,
+                to: inside.clone(),
+            });
+            environment.push(("TARE_MODULES".to_owned(), inside));
+        }
+        let mut add_file = |from: PathBuf, to: String| payload.push(Payload::File { from, to });
         // What is not there is missed, with its remedy, by the command that asks for it.
         let built = || Some(kit::built_kernel().ok()??.vmlinux);
         if let Some(kernel) = self.kernel.or_else(built) {
             let name =
                 kernel.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
             let inside = format!("{IN_DIR}/kernels/{name}/vmlinux");
-            add_file(kernel.clone(), inside.clone());
+            // Unpacked here once, not there by each of the command's microVMs.
+            let elf = kit::unpacked(&kernel, staging.path());
+            let elf = elf.ok().flatten().unwrap_or_else(|| kernel.clone());
+            add_file(elf, inside.clone());
             environment.push(("TARE_KERNEL".to_owned(), inside));
         }
         for path in self.extra {
@@ -172,4 +196,18 @@ impl Errand {
         };
         Ok(lab.run(&order)?)
     }
+}
+
+/// Copies the modules that a guest needs into a directory for the lab, unpacked: it has no program
+/// to do that.
+fn stage(modules: &Path, staging: &Path) -> anyhow::Result<PathBuf> {
+    let modules = Modules::of(modules)?;
+    let directory = staging.join("modules");
+    std::fs::create_dir(&directory)?;
+    for module in modules.closure(GUEST_MODULES)? {
+        std::fs::write(directory.join(module.name.clone() + ".ko"), module.read()?)?;
+    }
+    let built_in = modules.built_in_list(GUEST_MODULES);
+    std::fs::write(directory.join("modules.builtin"), built_in)?;
+    Ok(directory)
 }

@@ -5,6 +5,7 @@ mod doctor;
 mod kernel;
 mod lab;
 mod launch;
+mod microvm;
 mod plan;
 mod report;
 mod table;
@@ -102,11 +103,18 @@ pub struct KitArgs {
     #[arg(long, value_name = "MIB", default_value_t = 128,
           value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub memory_mib: u64,
+    #[command(flatten)]
+    microvm: microvm::MicroVmArgs,
 }
 
 impl KitArgs {
     fn choice(&self) -> crate::kit::Choice {
-        crate::kit::Choice { kernel: self.kernel.clone(), rootfs: self.rootfs.clone() }
+        crate::kit::Choice {
+            kernel: self.kernel.clone(),
+            rootfs: self.rootfs.clone(),
+            modules: self.microvm.modules.clone(),
+            machine: self.microvm.machine(),
+        }
     }
 }
 

@@ -40,7 +40,8 @@ impl Attendant for Ear {
 #[ignore = "needs a host that can run microVMs: test_copies_of_a_microvm_are_each_their_own runs it"]
 fn inside_the_lab_copies_run() {
     let path = |name: &str| std::env::var_os(name).map(Into::into);
-    let choice = Choice { kernel: path("TARE_KERNEL"), rootfs: path("TARE_ROOTFS") };
+    let choice =
+        Choice { kernel: path("TARE_KERNEL"), rootfs: path("TARE_ROOTFS"), ..Choice::default() };
     let kit = Kit::new(choice).unwrap();
     let script = "head -c 16 /dev/urandom | md5sum; date +%s; cat /proc/uptime";
     let workload = tare_workload::find("run").unwrap();

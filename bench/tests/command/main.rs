@@ -6,4 +6,5 @@ mod cli;
 mod common;
 mod copies;
 mod host;
+mod kernels;
 mod lab;

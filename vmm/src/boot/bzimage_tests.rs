@@ -61,7 +61,7 @@ fn bzimage(payload: &[u8]) -> Vec<u8> {
 fn unpack_bytes(image: &[u8]) -> Result<Vec<u8>, BootError> {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(image).unwrap();
-    let unpacked = unpack_bzimage(file.path())?;
+    let unpacked = unpack_bzimage(file.path())?.unwrap();
     let mut bytes = vec![0; unpacked.metadata().unwrap().len() as usize];
     unpacked.read_exact_at(&mut bytes, 0).unwrap();
     Ok(bytes)

@@ -13,6 +13,8 @@
 
 mod capture;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod pages;
 mod recorder;
 mod stored;
@@ -25,6 +27,8 @@ use thiserror::Error;
 
 pub use capture::{Capture, Captured};
 pub(crate) use format::{FormatError, Kind, Sections, Writer};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzzing::{decode_any, with_checksum};
 pub(crate) use pages::Extent;
 pub use recorder::Recording;
 pub use stored::Snapshot;
