@@ -16,6 +16,8 @@ FUZZ_TIME ?= 60
 # libFuzzer wants the host's own C library; the sanitizers, flags that stable compilers hide.
 FUZZ := RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
 FUZZ_HOST := x86_64-unknown-linux-gnu
+# A test that hangs fails `make test` after this long. It takes a tenth of it where things are warm.
+TEST_LIMIT ?= 60m
 
 .PHONY: all provision build kernel compare test fuzz lint doc clean
 
@@ -33,10 +35,11 @@ kernel: build
 compare: kernel
 	$(TARE) compare $(ARGS)
 
-# The guest kernel is built first: tests use it and do not build one.
+# The guest kernels are built first: tests use them and do not build any.
 test: provision
-	$(CARGO) run --locked --quiet --package tare -- kernel build
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) run --locked --quiet --package tare -- kernel build --all
+	timeout --verbose --kill-after=30 $(TEST_LIMIT) \
+		$(CARGO) test --locked --workspace --no-fail-fast
 
 # What is found goes to vmm/fuzz/artifacts and fails; new inputs stay out of the corpus that is kept.
 fuzz:

@@ -2,16 +2,17 @@
 
 use std::cell::OnceCell;
 use std::fs::{self, Permissions};
-use std::io::{self, Seek};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tare_kernels::modules::{self, GUEST_MODULES, MODULES_LIST, Module, Modules};
-use tare_kernels::{Build, Cache, Initramfs, Kernel, PRACTICAL, Source, Stderr, ext4, rootfs};
+use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
 use tare_vmm::{BootProtocol, Config, CpuProfile, Pages};
 use tare_workload::Job;
 
 use crate::backend::Assignment;
+use crate::guest_kernel::{self, GuestKernel};
 use crate::rundir::RunDir;
 
 /// The agent, built by `build.rs`: the same bytes in every box.
@@ -36,9 +37,9 @@ pub enum Error {
     /// The cache.
     #[error(transparent)]
     Cache(#[from] tare_kernels::CacheError),
-    /// The kernel that tare builds.
+    /// The guest kernel.
     #[error(transparent)]
-    Kernel(#[from] tare_kernels::KernelError),
+    Kernel(#[from] guest_kernel::Error),
     /// The initramfs.
     #[error(transparent)]
     Initramfs(#[from] tare_kernels::InitramfsError),
@@ -48,31 +49,12 @@ pub enum Error {
     /// Modules that do not go into the initramfs.
     #[error(transparent)]
     AddModules(#[from] modules::AddError),
-    /// A bzImage.
-    #[error(transparent)]
-    Image(#[from] tare_vmm::BootError),
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
     /// A disk's image.
     #[error(transparent)]
     Disk(#[from] ext4::Error),
-    /// There is no kernel for microVMs.
-    #[error("there is no guest kernel yet; run `tare kernel build`, or name one with --kernel")]
-    NoKernel,
-}
-
-/// The guest kernel that `tare kernel build` makes.
-pub fn recipe(cache: &Cache) -> Build<'_> {
-    Build { cache, variant: &PRACTICAL, source: Source::Debian }
-}
-
-/// That kernel, if it has been built.
-///
-/// # Errors
-/// [`Error::Kernel`] where that cannot be told: no source, no compiler.
-pub fn built_kernel() -> Result<Option<Kernel>, Error> {
-    Ok(recipe(&Cache::open()?).cached()?)
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -80,26 +62,11 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     move |source| Error::Io { what, path, source }
 }
 
-/// A kernel for microVMs.
-#[derive(Debug, Clone)]
-pub struct GuestKernel {
-    /// What the results call it.
-    pub name: String,
-    /// The file that was named: an ELF image, or a bzImage.
-    pub path: PathBuf,
-    /// The ELF image itself.
-    pub elf: PathBuf,
-    /// Whether it must be told of its devices and processors by ACPI.
-    pub acpi: bool,
-    /// The words of its command line that do not depend on the job.
-    pub command_line: String,
-}
-
 /// What the user may choose instead of the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// A guest kernel other than the one that tare builds.
-    pub kernel: Option<PathBuf>,
+    /// The guest kernel.
+    pub kernel: guest_kernel::Choice,
     /// A root file system other than the one that tare makes.
     pub rootfs: Option<PathBuf>,
     /// Directory with the guest kernel's modules.
@@ -173,29 +140,14 @@ impl Kit {
         &self.agent
     }
 
-    /// The kernel that microVMs boot: the user's, or the newest that `tare kernel build` made.
+    /// The kernel that microVMs boot.
     ///
     /// # Errors
-    /// [`Error::NoKernel`].
+    /// [`Error::Kernel`].
     pub fn guest_kernel(&self) -> Result<&GuestKernel, Error> {
         once(&self.kernel, || {
-            let (name, path) = match &self.choice.kernel {
-                Some(path) => (path.display().to_string(), path.clone()),
-                None => {
-                    let kernel = built_kernel()?.ok_or(Error::NoKernel)?;
-                    (kernel.name, kernel.vmlinux)
-                }
-            };
-            fs::metadata(&path).map_err(io_error("cannot read the guest kernel", &path))?;
-            let elf = unpacked(&path, self.directory.path())?.unwrap_or_else(|| path.clone());
-            let image = fs::read(&elf).map_err(io_error("cannot read", &elf))?;
-            let acpi = !tare_kernels::takes_device_words(&image);
-            let mut command_line = tare_kernels::command_line();
-            // By ACPI, and with several processors, interrupts come through the I/O APIC.
-            if acpi || self.choice.machine.vcpus > 1 {
-                command_line = command_line.replace("noapic ", "");
-            }
-            Ok(GuestKernel { name, path, elf, acpi, command_line })
+            let kernel = self.choice.kernel.find()?;
+            Ok(kernel.prepare(self.directory.path(), self.choice.machine.vcpus)?)
         })
     }
 
@@ -211,8 +163,7 @@ impl Kit {
     /// [`Error::Modules`].
     pub fn modules(&self) -> Result<&[Module], Error> {
         once(&self.modules, || {
-            let kernel = self.choice.kernel.as_deref();
-            match self.choice.modules.clone().or_else(|| Modules::beside(kernel?)) {
+            match self.choice.modules.clone().or_else(|| self.choice.kernel.modules()) {
                 Some(directory) => Ok(Modules::of(&directory)?.closure(GUEST_MODULES)?),
                 None => Ok(Vec::new()),
             }
@@ -287,21 +238,6 @@ impl Kit {
             .map_err(io_error("cannot make a directory in", self.directory.path()))?;
         Ok(directory.keep())
     }
-}
-
-/// The ELF image inside a bzImage, unpacked into `directory`; `None` if the file is none.
-///
-/// # Errors
-/// [`Error::Image`] for a damaged one.
-pub fn unpacked(kernel: &Path, directory: &Path) -> Result<Option<PathBuf>, Error> {
-    let Some(mut image) = tare_vmm::unpack_bzimage(kernel)? else { return Ok(None) };
-    let path = directory.join("vmlinux");
-    let written = image.rewind().and_then(|()| {
-        let mut file = fs::File::create(&path)?;
-        io::copy(&mut image, &mut file)
-    });
-    written.map_err(io_error("cannot write", &path))?;
-    Ok(Some(path))
 }
 
 /// The type of the file system that holds a path, as far as its magic number is known (statfs(2)).

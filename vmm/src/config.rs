@@ -57,6 +57,10 @@ pub struct Config {
     pub rng: bool,
     /// Network devices in the order in which the guest names them (`eth0`, `eth1` …).
     pub nets: Vec<NetConfig>,
+    /// A balloon, by which the host has memory back from the guest.
+    pub balloon: Option<BalloonConfig>,
+    /// A console, the guest's `hvc0`.
+    pub console: Option<ConsoleConfig>,
 }
 
 impl Default for Config {
@@ -78,6 +82,8 @@ impl Default for Config {
             vsock: None,
             rng: false,
             nets: Vec::new(),
+            balloon: None,
+            console: None,
         }
     }
 }
@@ -142,6 +148,33 @@ pub struct NetConfig {
     pub tap: TapSource,
     /// The guest's address: no group's, and not all zeros.
     pub mac: [u8; 6],
+}
+
+/// A balloon device. What it does while the guest runs is asked through
+/// [`Vmm::balloon`](crate::Vmm::balloon).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BalloonConfig {
+    /// How much memory the guest is to give up as soon as its driver is there, in whole pages of
+    /// 4 KiB. A guest that goes on from a snapshot keeps the target that it had.
+    pub target_bytes: u64,
+    /// Whether a guest that runs out of memory may take some of it back by itself.
+    pub deflate_on_oom: bool,
+    /// Whether the guest tells of memory that it has no use for, which is then the host's until the
+    /// guest touches it.
+    pub free_page_reporting: bool,
+}
+
+/// A console device: one port. The descriptors stay the embedder's and must stay open until the
+/// launch is done; they do not block from then on, through whichever descriptor they are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConsoleConfig {
+    /// What the guest reads: a pipe, socket, terminal or file. Without one it waits for ever.
+    pub input: Option<RawFd>,
+    /// What the guest's output is written to. Without one it is lost. A program that does not ignore
+    /// `SIGPIPE` is ended when a pipe's reader is gone.
+    pub output: Option<RawFd>,
+    /// Columns and rows of the terminal; see [`ConsoleControl::resize`](crate::ConsoleControl::resize).
+    pub size: (u16, u16),
 }
 
 /// Where a tap device comes from.

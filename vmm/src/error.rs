@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use crate::{
-    BlockError, BootError, ConfineError, CpuError, KvmError, MemoryError, NetError, ReactorError,
-    SnapshotError, VcpuError, VsockError,
+    BlockError, BootError, ConfineError, ConsoleError, CpuError, KvmError, MemoryError, NetError,
+    ReactorError, SnapshotError, VcpuError, VsockError,
 };
 
 /// An error of the VMM. Each message says what failed, on what, and what to do.
@@ -35,6 +35,9 @@ pub enum Error {
     /// A network device cannot be made.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A console cannot be made.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     /// The guest stopped in a way that no guest should.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),

@@ -1,8 +1,9 @@
 //! A minimal KVM microVM as a library.
 //!
-//! Up to eight vCPUs, RAM, a serial port, a reset line, virtio block devices, a virtio socket and a
-//! virtio source of entropy: what it takes to boot Linux into its init and let that do real work, and nothing that costs a
-//! guest time. There is no firmware, PCI or emulated chip set; interrupt controllers and timer
+//! Up to eight vCPUs, RAM, a serial port, a reset line, and virtio devices: disks, networks, a
+//! socket, a console, a balloon and a source of entropy. That is what it takes to boot Linux into
+//! its init and let that do real work, and nothing that costs a guest time. There is no firmware,
+//! PCI or emulated chip set; interrupt controllers and timer
 //! are the kernel's.
 //!
 //! # Rules
@@ -93,10 +94,16 @@ mod vcpu;
 mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
-pub use config::{BlockConfig, BootProtocol, Config, NetConfig, Pages, TapSource, VsockConfig};
+pub use config::{
+    BalloonConfig, BlockConfig, BootProtocol, Config, ConsoleConfig, NetConfig, Pages, TapSource,
+    VsockConfig,
+};
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
-pub use devices::{BlockError, NetError, Streams, VsockError, open_tap};
+pub use devices::{
+    BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl, ConsoleError,
+    MESSAGE_MAX_BYTES, NetError, Streams, VsockError, open_tap,
+};
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
 pub use kvm::KvmError;
@@ -104,7 +111,9 @@ pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError
 pub use observer::{Edge, Observer};
 pub use prepared::Prepared;
 pub use reactor::ReactorError;
-pub use snapshot::{Capture, Captured, Recording, Snapshot, SnapshotError, WorkingSet};
+pub use snapshot::{
+    Capture, Captured, Description, Recording, Snapshot, SnapshotError, SnapshotFiles, WorkingSet,
+};
 pub use stopper::Stopper;
 pub use vcpu::VcpuError;
 pub use vmm::Vmm;

@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegio
 use crate::boot::{Image, Piece};
 use crate::layout::{HOLE_END, HOLE_START};
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
-use crate::snapshot::Extent;
+use crate::snapshot::{Extent, Id};
 use crate::{KvmError, Pages};
 
 /// The least RAM a guest may have: 16 MiB.
@@ -106,6 +106,8 @@ pub(crate) struct GuestRam {
     mapping: Mapping,
     /// What it had from the start, of the file it was mapped from.
     base: Vec<Extent>,
+    /// Which snapshot that file is of.
+    origin: Option<Id>,
 }
 
 impl GuestRam {
@@ -119,7 +121,7 @@ impl GuestRam {
         if prefault {
             mapping.populate().map_err(|error| MemoryError::Prefault { bytes, error })?;
         }
-        GuestRam::lay_out(mapping, bytes, Vec::new())
+        GuestRam::lay_out(mapping, bytes, Mapping::FLAGS, Vec::new())
     }
 
     /// Maps `bytes` of `file` so that what is written stays with this guest: pages come as they are
@@ -132,10 +134,16 @@ impl GuestRam {
         check_size(bytes, Pages::Small)?;
         let mapping = Mapping::of_file(file, bytes as usize)
             .map_err(|error| MemoryError::Map { bytes, error })?;
-        GuestRam::lay_out(mapping, bytes, base)
+        // Whoever gives pages back must know that the file is behind them.
+        GuestRam::lay_out(mapping, bytes, Mapping::FLAGS & !libc::MAP_ANONYMOUS, base)
     }
 
-    fn lay_out(mapping: Mapping, bytes: u64, base: Vec<Extent>) -> Result<GuestRam, MemoryError> {
+    fn lay_out(
+        mapping: Mapping,
+        bytes: u64,
+        flags: i32,
+        base: Vec<Extent>,
+    ) -> Result<GuestRam, MemoryError> {
         let layout = |reason: String| MemoryError::Layout { bytes, reason };
         let mut regions = Vec::with_capacity(2);
         for (start, offset, length) in ranges(bytes) {
@@ -146,7 +154,7 @@ impl GuestRam {
                     mapping.start().add(offset as usize),
                     length as usize,
                     Mapping::PROTECTION,
-                    Mapping::FLAGS,
+                    flags,
                 )
             };
             let region = region.map_err(|error| layout(error.to_string()))?;
@@ -157,7 +165,17 @@ impl GuestRam {
         }
         let memory =
             GuestMemoryMmap::from_regions(regions).map_err(|error| layout(error.to_string()))?;
-        Ok(GuestRam { memory, mapping, base })
+        Ok(GuestRam { memory, mapping, base, origin: None })
+    }
+
+    /// Says which snapshot the file is of that it was mapped from.
+    pub(crate) fn with_origin(self, id: Id) -> GuestRam {
+        GuestRam { origin: Some(id), ..self }
+    }
+
+    /// Which snapshot it was mapped from.
+    pub(crate) fn origin(&self) -> Option<Id> {
+        self.origin
     }
 
     /// Gives the RAM to a VM, a slot for each range. The VM must not run after `self` is gone.

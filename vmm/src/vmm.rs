@@ -11,7 +11,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
 use crate::confine::{self, Kind};
-use crate::devices::{self, Devices, Streams};
+use crate::devices::{self, BalloonControl, ConsoleControl, Control, Devices, Streams};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
@@ -273,9 +273,32 @@ impl Vmm {
         capture.write(prepared, &vcpus, &controllers, &devices, ram)
     }
 
+    /// Has a message for the guest follow the record that it reads at the renewal port (0xE00): who
+    /// it is now and what it is to do, in whatever form the two have agreed on. At most
+    /// [`MESSAGE_MAX_BYTES`](crate::MESSAGE_MAX_BYTES) of it are taken.
+    pub fn tell(&mut self, message: Vec<u8>) {
+        self.devices.tell(message);
+    }
+
     /// Something to end [`run`](Vmm::run) with from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// The host's side of the balloon, if the configuration has one.
+    pub fn balloon(&self) -> Option<BalloonControl> {
+        self.devices.controls().find_map(|control| match control {
+            Control::Balloon(balloon) => Some(balloon),
+            Control::Console(_) => None,
+        })
+    }
+
+    /// The host's side of the console, if the configuration has one.
+    pub fn console(&self) -> Option<ConsoleControl> {
+        self.devices.controls().find_map(|control| match control {
+            Control::Console(console) => Some(console),
+            Control::Balloon(_) => None,
+        })
     }
 
     /// Where guest RAM lies in this process: what /proc/PID/smaps shows there belongs to the

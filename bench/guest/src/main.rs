@@ -25,6 +25,7 @@ mod ioport;
 mod line;
 mod modules;
 mod mount;
+mod network;
 mod outlet;
 mod renewal;
 #[cfg(panic = "abort")]

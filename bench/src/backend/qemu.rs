@@ -109,7 +109,7 @@ impl Backend for QemuMicroVm {
         arguments.extend(["-initrd".to_owned(), initramfs.display().to_string()]);
         arguments.extend(["-append".to_owned(), format!("{command_line} -- {words}")]);
         arguments.extend(disk_arguments);
-        Ok(Box::new(Ready { arguments, memory_bytes, disks }))
+        Ok(Box::new(Ready { kernel: kernel.name.clone(), arguments, memory_bytes, disks }))
     }
 }
 
@@ -126,6 +126,7 @@ fn disk(index: usize, path: &Path, direct: bool) -> [String; 4] {
 }
 
 struct Ready {
+    kernel: String,
     arguments: Vec<String>,
     memory_bytes: u64,
     disks: GuestDisks,
@@ -136,6 +137,7 @@ impl Prepared for Ready {
         let mut state = vec![
             "cold boot".to_owned(),
             "QEMU, kernel and initramfs in the host's page cache".to_owned(),
+            format!("guest kernel {}", self.kernel),
             format!("{PROGRAM} {}", self.arguments.join(" ")),
         ];
         state.extend(self.disks.state());

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tare_kernels::modules::{GUEST_MODULES, Modules};
-use tare_kernels::{Cache, Stderr, rootfs};
+use tare_kernels::{Cache, Stderr, Variant, rootfs};
 
-use crate::kit;
-use crate::lab::{DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, LAB_VARIABLE, Lab, Order, Payload};
+use crate::guest_kernel::{self, Choice};
+use crate::lab::{
+    DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, KERNELS_DIR, LAB_VARIABLE, Lab, Order, Payload,
+};
 use crate::rundir::RunDir;
 
 /// Programs of this host that tare uses in the lab, where they are installed.
@@ -30,9 +32,9 @@ pub(super) struct LabArgs {
     /// A static program to run in the lab instead of tare
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
-    /// Guest kernel for the command [default: what `tare kernel build` made]
-    #[arg(long, value_name = "PATH", env = "TARE_KERNEL")]
-    kernel: Option<PathBuf>,
+    /// Guest kernel to use there [default: the one of the command's own --kernel, or practical]
+    #[arg(long, value_name = "VARIANT|PATH")]
+    kernel: Option<Choice>,
     /// Directory with that kernel's modules [default: the one that belongs to its path]
     #[arg(long, value_name = "DIR", env = "TARE_MODULES")]
     modules: Option<PathBuf>,
@@ -110,7 +112,7 @@ pub(super) struct Errand {
     pub(super) program: Option<PathBuf>,
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(String, String)>,
-    pub(super) kernel: Option<PathBuf>,
+    pub(super) kernel: Option<Choice>,
     pub(super) modules: Option<PathBuf>,
     pub(super) rootfs: Option<PathBuf>,
     pub(super) extra: Vec<PathBuf>,
@@ -142,27 +144,32 @@ impl Errand {
             add_file(firmware, QEMU_FIRMWARE.to_owned());
         }
         let staging = RunDir::new().context("cannot make a directory for the lab's input")?;
-        let modules = self.modules.or_else(|| Modules::beside(self.kernel.as_deref()?));
+        let modules = self.modules.or_else(|| self.kernel.as_ref()?.modules());
         if let Some(directory) = modules {
             let inside = format!("{IN_DIR}/guest-modules");
-            payload.push(Payload::Tree {
-                from: stage(&directory, staging.path())?,
-                to: inside.clone(),
-            });
+            let from = stage(&directory, staging.path())?;
+            payload.push(Payload::Tree { from, to: inside.clone() });
             environment.push(("TARE_MODULES".to_owned(), inside));
         }
         let mut add_file = |from: PathBuf, to: String| payload.push(Payload::File { from, to });
-        // What is not there is missed, with its remedy, by the command that asks for it.
-        let built = || Some(kit::built_kernel().ok()??.vmlinux);
-        if let Some(kernel) = self.kernel.or_else(built) {
-            let name =
-                kernel.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-            let inside = format!("{IN_DIR}/kernels/{name}/vmlinux");
-            // Unpacked here once, not there by each of the command's microVMs.
-            let elf = kit::unpacked(&kernel, staging.path());
-            let elf = elf.ok().flatten().unwrap_or_else(|| kernel.clone());
-            add_file(elf, inside.clone());
-            environment.push(("TARE_KERNEL".to_owned(), inside));
+        let mut add_kernel = |choice: &Choice| -> Result<String, guest_kernel::Error> {
+            let kernel = choice.find()?;
+            let name = kernel.path.parent().and_then(Path::file_name).unwrap_or_default();
+            let inside = format!("{KERNELS_DIR}/{}/vmlinux", name.to_string_lossy());
+            // Unpacked here once, not there by each of the command's microVMs; what is wrong with a
+            // file, they say.
+            let elf = guest_kernel::unpacked(&kernel.path, staging.path());
+            add_file(elf.ok().flatten().unwrap_or(kernel.path), inside.clone());
+            Ok(inside)
+        };
+        let default = match &self.kernel {
+            Some(choice) => Some(add_kernel(choice)?),
+            // What is not there is missed, with its remedy, by the command that asks for it.
+            None => add_kernel(&Choice::default()).ok(),
+        };
+        environment.extend(default.map(|inside| ("TARE_KERNEL".to_owned(), inside)));
+        for variant in variants_in(&self.arguments) {
+            add_kernel(&Choice::Variant(variant))?;
         }
         for path in self.extra {
             let to = path.to_string_lossy().into_owned();
@@ -210,4 +217,34 @@ fn stage(modules: &Path, staging: &Path) -> anyhow::Result<PathBuf> {
     let built_in = modules.built_in_list(GUEST_MODULES);
     std::fs::write(directory.join("modules.builtin"), built_in)?;
     Ok(directory)
+}
+
+/// The variants that a command names with `--kernel`: they go into the lab with it.
+fn variants_in(arguments: &[OsString]) -> Vec<&'static Variant> {
+    let mut words = arguments.iter().filter_map(|word| word.to_str());
+    let mut found = Vec::new();
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("--kernel") {
+            Some("") => words.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None => continue,
+        };
+        found.extend(value.and_then(Variant::by_name));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_variants_in_finds_both_forms_and_nothing_else() {
+        let names = |words: &[&str]| -> Vec<&str> {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            variants_in(&words).iter().map(|variant| variant.name).collect()
+        };
+        assert_eq!(names(&["compare", "--kernel", "bare", "--kernel=full"]), ["bare", "full"]);
+        assert!(names(&["--kernel", "./bare", "full", "--kernels=full", "--kernel"]).is_empty());
+    }
 }

@@ -2,6 +2,7 @@
 //! [`lab`] needs QEMU.
 
 mod attended;
+mod bench;
 mod cli;
 mod common;
 mod copies;

@@ -12,6 +12,7 @@
 //! | `hold_ms=N` | [`Job::hold_ms`] |
 //! | `modules=PATH`, `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
 //! | `stdio=fd:N` or `stdio=vsock:PORT`, `terminal=ROWSxCOLUMNS` | the fields of these names |
+//! | `network=NAME,MAC,ADDRESS/PREFIX,GATEWAY` | [`Job::network`] |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
 //! | any other `key=value` | [`Job::parameters`] |
 
@@ -22,6 +23,7 @@ use alloc::vec::Vec;
 
 use crate::channel::Channel;
 use crate::conversation::{Line, WindowSize};
+use crate::network::Network;
 use crate::percent;
 use crate::report::clipped;
 
@@ -62,6 +64,8 @@ pub struct Job {
     pub scratch: Option<String>,
     /// Block device to mount on `scratch` first (microVM only).
     pub scratch_device: Option<String>,
+    /// What a network interface is given first.
+    pub network: Option<Network>,
     /// Command to run, for the workload `run`: program and arguments.
     pub command: Vec<String>,
     /// The socket that carries the command's standard streams, where they are not the agent's own.
@@ -124,6 +128,7 @@ impl Job {
             root: None,
             scratch: None,
             scratch_device: None,
+            network: None,
             command: Vec::new(),
             stdio: None,
             terminal: None,
@@ -158,6 +163,7 @@ impl Job {
         ] {
             words.extend(value.as_ref().map(|value| pair(key, value)));
         }
+        words.extend(self.network.as_ref().map(|network| alloc::format!("network={network}")));
         words.extend(self.stdio.map(|line| alloc::format!("stdio={line}")));
         words.extend(self.terminal.map(|size| alloc::format!("terminal={size}")));
         if !self.command.is_empty() {
@@ -228,6 +234,12 @@ impl Job {
                 "root" => job.root = Some(decoded(key, value)?),
                 "scratch" => job.scratch = Some(decoded(key, value)?),
                 "scratch_device" => job.scratch_device = Some(decoded(key, value)?),
+                "network" => {
+                    let network = Network::parse(value);
+                    let wrong =
+                        || invalid(key, value, "it must be NAME,MAC,ADDRESS/PREFIX[,GATEWAY]");
+                    job.network = Some(network.ok_or_else(wrong)?);
+                }
                 "stdio" => {
                     let line = Line::parse(value);
                     let wrong = || invalid(key, value, "it must be fd:NUMBER or vsock:PORT");
@@ -257,7 +269,7 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 11] = [
+pub(crate) const RESERVED_KEYS: [&str; 12] = [
     "channel",
     "park",
     "workload",
@@ -266,6 +278,7 @@ pub(crate) const RESERVED_KEYS: [&str; 11] = [
     "root",
     "scratch",
     "scratch_device",
+    "network",
     "stdio",
     "terminal",
     "command",
@@ -352,6 +365,10 @@ mod tests {
                 "channel=com1 workload=a terminal=80",
                 "terminal=80 is not valid: it must be ROWSxCOLUMNS",
             ),
+            (
+                "channel=com1 workload=a network=eth0",
+                "network=eth0 is not valid: it must be NAME,MAC,ADDRESS/PREFIX[,GATEWAY]",
+            ),
             ("channel=com1 workload=a x=%ff", "x=%ff is not valid: it is not UTF-8"),
         ] {
             assert_eq!(parse(line).unwrap_err().to_string(), text, "{line}");
@@ -386,12 +403,20 @@ mod tests {
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
             stdio in proptest::option::of(any::<u32>().prop_map(Line::Vsock)),
             terminal in proptest::option::of(any::<(u16, u16)>()),
+            network in proptest::option::of(any::<(u8, [u8; 4], Option<[u8; 4]>)>()),
         ) -> Job {
             let [modules, root, scratch, scratch_device] = paths;
+            let network = network.map(|(mac, address, gateway)| Network {
+                interface: "eth0".to_string(),
+                mac: [2, mac, 0, 0, 0, 1],
+                address,
+                prefix: mac % 33,
+                gateway,
+            });
             let terminal = terminal.map(|(rows, columns)| WindowSize { rows, columns });
             Job {
-                channel, workload, parameters, parks, hold_ms, modules, root, scratch, scratch_device, command,
-                stdio, terminal,
+                channel, workload, parameters, parks, hold_ms, modules, root, scratch,
+                scratch_device, network, command, stdio, terminal,
             }
         }
     }

@@ -61,6 +61,7 @@ mod error;
 mod frame;
 mod job;
 mod mark;
+mod network;
 mod parameter;
 mod percent;
 mod random;
@@ -82,6 +83,7 @@ pub use job::{
     PARK_WORD,
 };
 pub use mark::Mark;
+pub use network::Network;
 pub use parameter::{Parameter, ParameterError, Params};
 pub use report::{
     METRIC_NAME_MAX_BYTES, Metric, REPORT_METRICS_MAX, REPORT_SAMPLES_MAX, Report, ReportError,

@@ -21,13 +21,20 @@ use kvm_ioctls::VmFd;
 pub(crate) use fuzzing::Ports;
 pub(crate) use i8042::{COMMAND as RESET_PORT, PULSE_RESET as RESET_VALUE};
 pub(crate) use line::Line;
+pub use renewal::MESSAGE_MAX_BYTES;
 pub(crate) use saved::Saved;
 pub(crate) use serial::DATA as SERIAL_PORT;
-pub(crate) use virtio::{Block, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock};
-pub use virtio::{BlockError, NetError, Streams, VsockError, open_tap};
+pub(crate) use virtio::{
+    Balloon, Block, Console, Control, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock,
+};
+pub use virtio::{
+    BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl, ConsoleError,
+    NetError, Streams, VsockError, open_tap,
+};
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
+use crate::reactor::ReactorError;
 use crate::{Config, Error, KvmError};
 use i8042::I8042;
 use renewal::Renewal;
@@ -96,6 +103,11 @@ impl Devices {
             renewal: Mutex::new(renewal(config)),
             virtio: virtio.collect::<Result<Vec<_>, usize>>()?,
         })
+    }
+
+    /// Has a message for the guest follow its renewal record.
+    pub(crate) fn tell(&self, message: Vec<u8>) {
+        lock(&self.renewal).tell(message);
     }
 
     /// Has every device finish what it has begun, and takes their state.
@@ -203,6 +215,11 @@ impl Devices {
         Ok(())
     }
 
+    /// What the embedder's threads have of the devices.
+    pub(crate) fn controls(&self) -> impl Iterator<Item = Control> {
+        self.virtio.iter().filter_map(|slot| lock(slot).0.control())
+    }
+
     /// The sources that the device thread has to watch.
     pub(crate) fn sources(&self) -> Vec<Source> {
         let mut sources = Vec::new();
@@ -254,6 +271,8 @@ pub(crate) fn count(config: &Config) -> usize {
         + usize::from(config.vsock.is_some())
         + usize::from(config.rng)
         + config.nets.len()
+        + usize::from(config.balloon.is_some())
+        + usize::from(config.console.is_some())
 }
 
 /// Makes the virtio devices of a configuration, in the order of their addresses.
@@ -274,6 +293,13 @@ pub(crate) fn open(config: &Config, streams: Streams) -> Result<Vec<Box<dyn Devi
     }
     for net in &config.nets {
         devices.push(Box::new(Net::open(net)?));
+    }
+    if let Some(balloon) = &config.balloon {
+        let made = Balloon::new(balloon);
+        devices.push(Box::new(made.map_err(ReactorError::on("make a balloon's eventfd"))?));
+    }
+    if let Some(console) = &config.console {
+        devices.push(Box::new(Console::open(console)?));
     }
     Ok(devices)
 }

@@ -9,9 +9,14 @@
 //! The guest's driver is not trusted. A queue that breaks the rules stops its device, which asks
 //! for a reset (section 2.1.2); a request that breaks them fails.
 
+mod balloon;
 mod block;
 mod chain;
+mod console;
+mod descriptor;
 mod disk;
+#[cfg(test)]
+mod driver;
 mod net;
 mod queue;
 mod rng;
@@ -23,7 +28,11 @@ use std::os::fd::BorrowedFd;
 
 use vm_memory::GuestMemoryMmap;
 
+pub(crate) use balloon::Balloon;
+pub use balloon::{BalloonControl, BalloonState, BalloonStatistics};
 pub(crate) use block::Block;
+pub(crate) use console::Console;
+pub use console::{ConsoleControl, ConsoleError};
 pub use disk::BlockError;
 pub(crate) use net::Net;
 pub use net::{NetError, open_tap};
@@ -105,6 +114,22 @@ pub(crate) trait Device: fmt::Debug + Send {
     /// is gone. Follows `negotiated`.
     fn restored(&mut self) {}
 
+    /// What it must have again where the guest goes on from a snapshot, beside its queues. Nobody
+    /// but [`set_state`](Device::set_state) reads it.
+    fn state(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes a state of a snapshot; false if that is none of this device's. Follows `restored`.
+    fn set_state(&mut self, state: &[u8]) -> bool {
+        state.is_empty()
+    }
+
+    /// What the embedder's threads have of it while it works.
+    fn control(&self) -> Option<Control> {
+        None
+    }
+
     /// The source is readable, or the driver has just become ready. Queues may not be.
     ///
     /// # Errors
@@ -113,6 +138,15 @@ pub(crate) trait Device: fmt::Debug + Send {
     fn host_ready(&mut self, _queues: &mut Queues<'_>) -> Result<(), Broken> {
         Ok(())
     }
+}
+
+/// The host's side of a device that the embedder's threads reach.
+#[derive(Debug, Clone)]
+pub(crate) enum Control {
+    /// A balloon's.
+    Balloon(BalloonControl),
+    /// A console's.
+    Console(ConsoleControl),
 }
 
 /// Where a driver's notification is handled.

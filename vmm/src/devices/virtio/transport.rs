@@ -9,7 +9,7 @@ use virtio_bindings::virtio_mmio as mmio;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::GuestMemoryMmap;
 
-use super::{Broken, Device, Notify, Queues, Virtqueue};
+use super::{Broken, Control, Device, Notify, Queues, Virtqueue};
 pub(crate) use saved::SavedTransport;
 
 /// "virt", little-endian.
@@ -230,6 +230,11 @@ impl Transport {
     /// How many queues it has.
     pub(crate) fn queue_count(&self) -> usize {
         self.queues.len()
+    }
+
+    /// See [`Device::control`].
+    pub(crate) fn control(&self) -> Option<Control> {
+        self.device.control()
     }
 
     /// See [`Device::source`].

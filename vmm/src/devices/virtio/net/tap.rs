@@ -3,10 +3,11 @@
 
 use std::ffi::c_char;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use thiserror::Error;
 
+use super::super::descriptor::{check, duplicate, own, set_nonblocking};
 use super::HEADER_BYTES;
 use crate::{NetConfig, TapSource};
 
@@ -111,7 +112,7 @@ impl Tap {
     pub(super) fn open(config: &NetConfig) -> Result<Tap, NetError> {
         let (fd, tap) = match &config.tap {
             TapSource::Name(name) => (open_tap(name)?, name.clone()),
-            &TapSource::Fd(fd) => (duplicate(fd)?, format!("of descriptor {fd}")),
+            &TapSource::Fd(fd) => (take(fd)?, format!("of descriptor {fd}")),
         };
         let failed = |action| move |error| NetError::Open { action, tap, error };
         let bytes = HEADER_BYTES as i32;
@@ -177,13 +178,11 @@ impl AsRawFd for Tap {
 }
 
 /// A descriptor of one's own of a tap that the embedder has opened. It does not block from now on.
-fn duplicate(fd: RawFd) -> Result<OwnedFd, NetError> {
+fn take(fd: RawFd) -> Result<OwnedFd, NetError> {
     let failed = |action: &'static str| {
         move |error| NetError::Open { action, tap: format!("of descriptor {fd}"), error }
     };
-    // SAFETY: a request on plain numbers.
-    let own = own(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) });
-    let own = own.map_err(failed("duplicate"))?;
+    let own = duplicate(fd).map_err(failed("duplicate"))?;
     let mut request = request();
     // SAFETY: the request is a whole `struct ifreq`, which only a tap or tun device fills.
     let known = unsafe { libc::ioctl(own.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
@@ -193,26 +192,11 @@ fn duplicate(fd: RawFd) -> Result<OwnedFd, NetError> {
     if flags & (FLAGS | libc::IFF_TUN) != FLAGS {
         return Err(NetError::Kind { fd, flags });
     }
-    // SAFETY: requests on plain numbers.
-    let done = unsafe {
-        let flags = libc::fcntl(own.as_raw_fd(), libc::F_GETFL);
-        libc::fcntl(own.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)
-    };
-    check(done).map_err(failed("set up"))?;
+    set_nonblocking(own.as_raw_fd()).map_err(failed("set up"))?;
     Ok(own)
 }
 
 fn request() -> libc::ifreq {
     // SAFETY: it is made of plain numbers and pointers, for all of which 0 is a value.
     unsafe { std::mem::zeroed() }
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn own(fd: RawFd) -> io::Result<OwnedFd> {
-    check(fd)?;
-    // SAFETY: the kernel has just handed it out.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

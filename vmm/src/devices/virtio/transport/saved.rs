@@ -28,6 +28,8 @@ struct Head {
 pub(crate) struct SavedTransport {
     head: Head,
     queues: Vec<SavedQueue>,
+    /// The device's own.
+    state: Vec<u8>,
 }
 
 impl SavedTransport {
@@ -35,6 +37,7 @@ impl SavedTransport {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.head.as_bytes().to_vec();
         bytes.extend(self.queues.as_slice().as_bytes());
+        bytes.extend(&self.state);
         bytes
     }
 
@@ -42,10 +45,11 @@ impl SavedTransport {
     pub(crate) fn parse(bytes: &[u8]) -> Option<SavedTransport> {
         let (head, rest) = Head::read_from_prefix(bytes).ok()?;
         let size = size_of::<SavedQueue>();
-        let whole = rest.len() == (head.queue_count as usize).checked_mul(size)?;
+        let (queues, state) =
+            rest.split_at_checked((head.queue_count as usize).checked_mul(size)?)?;
         let queues =
-            rest.chunks_exact(size).filter_map(|queue| SavedQueue::read_from_bytes(queue).ok());
-        whole.then(|| SavedTransport { head, queues: queues.collect() })
+            queues.chunks_exact(size).filter_map(|queue| SavedQueue::read_from_bytes(queue).ok());
+        Some(SavedTransport { head, queues: queues.collect(), state: state.to_vec() })
     }
 }
 
@@ -64,7 +68,7 @@ impl Transport {
             generation: self.generation,
             queue_count: queues.len() as u32,
         };
-        SavedTransport { head, queues }
+        SavedTransport { head, queues, state: self.device.state() }
     }
 
     /// A fresh device in a state of a snapshot; `None` if this device cannot be in that state. What
@@ -97,6 +101,9 @@ impl Transport {
         if chosen && head.status & config::VIRTIO_CONFIG_S_NEEDS_RESET == 0 {
             transport.device.negotiated(head.driver_features);
             transport.device.restored();
+        }
+        if !transport.device.set_state(&saved.state) {
+            return None;
         }
         Some(transport)
     }
