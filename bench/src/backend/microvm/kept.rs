@@ -21,7 +21,7 @@ use super::origin::Origin;
 use super::template::{self, Template};
 use super::{Machine, MicroVm, Ready, command_line_of, jail_here, probe_virtualization};
 use crate::backend::{Assignment, Availability, Backend, Output, Prepared};
-use crate::kit::{self, GuestDisks, Kit};
+use crate::kit::{self, GuestDisks, GuestMachine, Kit};
 
 const MACHINE: &str = "machine.json";
 const INITRAMFS: &str = "initramfs.cpio";
@@ -220,6 +220,8 @@ impl Kept {
     fn machine<'a>(&'a self, disks: &'a GuestDisks) -> Machine<'a> {
         Machine {
             kernel: &self.record.kernel,
+            guest: GuestMachine::default(),
+            acpi: false,
             initramfs: self.directory.join(INITRAMFS),
             cmdline: self.record.cmdline.clone(),
             memory_mib: self.record.memory_mib,
