@@ -21,8 +21,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use tare_container::{
-    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Proc, Program, Rootfs, Spec, Stream,
-    User,
+    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Namespaces, Proc, Program, Rootfs,
+    Spec, Stream, User,
 };
 use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
 use tare_workload::{
@@ -36,7 +36,7 @@ use super::instance::{Child, Instance, Jailed, Running};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared};
 use crate::guest_kernel::GuestKernel;
 use crate::host;
-use crate::kit::{GuestDisks, Kit};
+use crate::kit::{GuestDisks, GuestMachine, Kit};
 use monitor::{become_vmm, close_all_but, leave_the_harness};
 use origin::Origin;
 use template::Template;
@@ -87,6 +87,7 @@ impl Backend for MicroVm {
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
         let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
+        kit.name_modules_in(assignment, &mut job).map_err(|error| failed(&error))?;
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
         }
@@ -94,7 +95,9 @@ impl Backend for MicroVm {
             job.terminal = terminal;
         }
         let machine = Machine {
-            kernel: &kernel.path,
+            kernel: &kernel.elf,
+            guest: kit.machine(),
+            acpi: kernel.acpi,
             initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
             cmdline: command_line_of(&kernel, &job).map_err(|error| failed(&error))?,
             memory_mib: assignment.memory_mib,
@@ -133,9 +136,27 @@ impl Backend for MicroVm {
     }
 }
 
+/// The machine in plain words, for a cell's declared state.
+fn machine_state(config: &Config) -> String {
+    let Config { vcpus, cpu_profile, pages, prefault, protocol, acpi, .. } = config;
+    let described = match (acpi, vcpus) {
+        (true, _) => "by ACPI",
+        (false, 1) => "by the command line",
+        (false, _) => "by the command line and an MP table",
+    };
+    let prefault = if *prefault { ", all allocated at launch" } else { "" };
+    format!(
+        "machine: {vcpus} vCPUs (CPU profile {cpu_profile:?}), RAM in {pages:?} pages{prefault}, \
+         kernel entered by {protocol:?}, described {described}"
+    )
+}
+
 /// The machine of a guest.
 struct Machine<'a> {
     kernel: &'a Path,
+    guest: GuestMachine,
+    /// It is described by ACPI.
+    acpi: bool,
     initramfs: PathBuf,
     /// Of the kernel, with the agent's job.
     cmdline: String,
@@ -156,8 +177,15 @@ impl Machine<'_> {
         blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
         blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
         let vsock = VsockConfig { guest_cid: GUEST_CID, path: None };
+        let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol } = self.guest;
         Config {
             kernel: self.kernel.to_owned(),
+            protocol,
+            vcpus,
+            acpi: self.acpi,
+            cpu_profile,
+            pages,
+            prefault,
             initramfs: Some(self.initramfs),
             cmdline: self.cmdline,
             memory_bytes: self.memory_mib << 20,
@@ -222,6 +250,8 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
         user: Some(User { uid: NOBODY, gid: NOBODY, groups: Vec::new() }),
         capabilities: Some(Capabilities::NONE),
         stdio: [inherit(), inherit(), inherit()],
+        // Nothing there shows cgroups, so there is no view of them to change.
+        namespaces: Namespaces::ALL.without(Namespaces::CGROUP),
         limits: Limits { accounting: has_cheap_cgroups(), ..Limits::default() },
         ..Spec::container(Rootfs::ReadOnly(root.to_owned()), Program::Caller)
     };
@@ -250,6 +280,7 @@ impl Prepared for Ready {
         let mut state = self.origin.state();
         state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            machine_state(self.prepared.config()),
             format!("guest kernel {}", self.kernel),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \

@@ -22,7 +22,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// No firmware option ROMs, no ACPI, no second I/O APIC, no clock that the guest does not use; the
 /// serial port that the agent's channel needs.
-const MACHINE: [&str; 15] = [
+const MACHINE: [&str; 13] = [
     "-M",
     "microvm,x-option-roms=off,acpi=off,ioapic2=off,rtc=off,isa-serial=on,pit=on,pic=on,\
      auto-kernel-cmdline=off",
@@ -30,8 +30,6 @@ const MACHINE: [&str; 15] = [
     "kvm",
     "-cpu",
     "host",
-    "-smp",
-    "1",
     "-no-user-config",
     "-nodefaults",
     "-no-reboot",
@@ -84,6 +82,7 @@ impl Backend for QemuMicroVm {
         job.channel = Wire::Com1;
         disks.name_in(&mut job);
         let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
+        kit.name_modules_in(assignment, &mut job).map_err(|error| failed(&error))?;
         let initramfs = kit.initramfs().map_err(|error| failed(&error))?;
         let memory_bytes = assignment.memory_mib << 20;
         // The line ends with the agent's words, so QEMU must not append to it: devices are named
@@ -94,11 +93,17 @@ impl Backend for QemuMicroVm {
         for (index, path) in disk_paths.into_iter().flatten().enumerate() {
             let slot = VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_BYTES;
             let irq = VIRTIO_MMIO_IRQ + index;
-            command_line += &format!(" virtio_mmio.device={VIRTIO_MMIO_BYTES}@{slot:#x}:{irq}");
+            if !kernel.acpi {
+                command_line += &format!(" virtio_mmio.device={VIRTIO_MMIO_BYTES}@{slot:#x}:{irq}");
+            }
             disk_arguments.extend(disk(index, path, assignment.direct));
         }
         let words = job.to_cmdline().map_err(|error| failed(&error))?;
         let mut arguments: Vec<String> = MACHINE.map(str::to_owned).to_vec();
+        if kernel.acpi {
+            arguments[1] = arguments[1].replace("acpi=off", "acpi=on");
+        }
+        arguments.extend(["-smp".to_owned(), kit.machine().vcpus.to_string()]);
         arguments.extend(["-m".to_owned(), assignment.memory_mib.to_string()]);
         arguments.extend(["-kernel".to_owned(), kernel.path.display().to_string()]);
         arguments.extend(["-initrd".to_owned(), initramfs.display().to_string()]);

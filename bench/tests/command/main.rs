@@ -9,6 +9,7 @@ mod common;
 mod copies;
 mod disks;
 mod host;
+mod kernels;
 mod lab;
 mod leftovers;
 mod variants;

@@ -21,7 +21,7 @@ use super::origin::Origin;
 use super::template::{self, Template};
 use super::{Machine, MicroVm, Ready, command_line_of, jail_here, probe_virtualization};
 use crate::backend::{Assignment, Availability, Backend, Output, Prepared};
-use crate::kit::{self, GuestDisks, Kit};
+use crate::kit::{self, GuestDisks, GuestMachine, Kit};
 
 const MACHINE: &str = "machine.json";
 const INITRAMFS: &str = "initramfs.cpio";
@@ -220,6 +220,8 @@ impl Kept {
     fn machine<'a>(&'a self, disks: &'a GuestDisks) -> Machine<'a> {
         Machine {
             kernel: &self.record.kernel,
+            guest: GuestMachine::default(),
+            acpi: false,
             initramfs: self.directory.join(INITRAMFS),
             cmdline: self.record.cmdline.clone(),
             memory_mib: self.record.memory_mib,
@@ -295,7 +297,11 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
 fn available(kit: &Kit) -> Result<(), Error> {
     match probe_virtualization(kit) {
         Availability::Ready => Ok(()),
-        Availability::Unavailable { why, remedy } => Err(Error::Unavailable { why, remedy }),
+        Availability::Unavailable { why, remedy } => {
+            // Where boxes run is no option of the commands for snapshots.
+            let remedy = remedy.replace("--host lab", "see `tare snapshot --help`");
+            Err(Error::Unavailable { why, remedy })
+        }
     }
 }
 

@@ -102,6 +102,12 @@ impl Net {
         Net::new(Tap::open(config)?, mac)
     }
 
+    /// Over something that behaves like a tap.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn over(tap: std::os::fd::OwnedFd, mac: [u8; 6]) -> Result<Net, NetError> {
+        Net::new(Tap::from_fd(tap), mac)
+    }
+
     fn new(tap: Tap, mac: [u8; 6]) -> Result<Net, NetError> {
         let epoll = Epoll::new().map_err(|error| NetError::Watch { error })?;
         let mut net = Net {

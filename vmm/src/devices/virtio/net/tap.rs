@@ -125,7 +125,7 @@ impl Tap {
     }
 
     /// Something that behaves like a tap.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn from_fd(fd: OwnedFd) -> Tap {
         Tap { fd }
     }
