@@ -120,6 +120,7 @@ fn rules(kind: Kind) -> Vec<Rule> {
         (libc::SYS_ioctl, Check::OneOf(1, requests)),
         (libc::SYS_mmap, not_executable),
         (libc::SYS_mprotect, not_executable),
+        (libc::SYS_setsockopt, Check::OneOf(1, &[libc::SOL_SOCKET as u32])),
         (libc::SYS_socket, Check::OneOf(0, &[libc::AF_UNIX as u32])),
     ]);
     rules

@@ -1,7 +1,7 @@
 //! What the agent does, from the `init` mark to the end of the box.
 //!
 //! 1. It reads the job from its arguments.
-//! 2. In a microVM it mounts what the job needs. It opens the socket of the command's streams, if
+//! 2. In a microVM it mounts what the job needs and sets up its network. It opens the socket of the command's streams, if
 //!    the job names one.
 //! 3. It lets the workload prepare.
 //! 4. `ready`; the workload runs; `done`.
@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use tare_workload::{
     Context, Env, Errno, Error, FrameKind, Job, JobError, Mark, Outlet, Params, Report, Stdio,
-    Workload, find,
+    Workload, find, raise_interface,
 };
 
 use crate::end::{end, report_error};
@@ -24,6 +24,9 @@ use crate::line;
 use crate::mount::{Mounts, change_root, make_directory};
 use crate::outlet::Port;
 use crate::renewal::renew;
+
+/// The network interface that Linux names first.
+const INTERFACE: &str = "eth0";
 
 /// Why the agent could not do its job.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +92,13 @@ fn work(
         None if port.is_machine() => Stdio::Frames,
         None => Stdio::Inherit,
     };
-    let env = Env { outlet: &port, scratch: job.scratch.as_deref(), command: &job.command, stdio };
+    let env = Env {
+        outlet: &port,
+        scratch: job.scratch.as_deref(),
+        peer: job.peer,
+        command: &job.command,
+        stdio,
+    };
     let mut report = Report::new();
     let mut prepared = workload.prepare(&params, &env)?;
     port.mark(Mark::Ready);
@@ -120,6 +129,9 @@ fn furnish(job: &Job, workload: &dyn Workload, mounts: &mut Mounts) -> Result<()
     }
     if job.terminal.is_some() {
         mounts.terminals()?;
+    }
+    if let Some(address) = job.address {
+        raise_interface(INTERFACE, address)?;
     }
     if let Some(directory) = &job.scratch {
         match &job.scratch_device {

@@ -22,15 +22,18 @@ use std::path::Path;
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, Config, Streams, VsockConfig};
+use tare_vmm::{BlockConfig, Config, NetConfig, Streams, TapSource, VsockConfig};
 use tare_workload::{CONVERSATION_PORT, Channel as Wire, FrameKind, Line, frame_header};
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
-use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use super::network::Network;
+use super::peer::{Link, VSOCK_PORT};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
 use crate::host;
 use crate::kit::{GuestDisks, Kit};
-use monitor::{become_vmm, close_all_but, leave_the_harness};
+use monitor::become_vmm;
+pub(super) use monitor::{close_all_but, leave_the_harness};
 use origin::Origin;
 use template::Template;
 
@@ -79,6 +82,17 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
+        let link = assignment.transport.map(|transport| match transport {
+            Transport::Vsock => Link::unix(kit),
+            Transport::Net => Link::net(),
+        });
+        let link = link.transpose().map_err(|error| failed(&error))?;
+        if let Some(link) = &link {
+            link.name_in(&mut job);
+        }
+        let network = link.as_ref().and_then(|link| link.network.as_ref());
+        let has_vsock =
+            assignment.output != Output::Null || assignment.transport == Some(Transport::Vsock);
         let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
         let block = |path: &Path, read_only, direct| BlockConfig {
             path: path.to_owned(),
@@ -102,7 +116,8 @@ impl Backend for MicroVm {
             cmdline: format!("{} -- {words}", kernel.command_line),
             memory_bytes,
             blocks,
-            vsock: job.stdio.map(|_| VsockConfig { guest_cid: GUEST_CID, path: None }),
+            vsock: has_vsock.then_some(VsockConfig { guest_cid: GUEST_CID, path: None }),
+            nets: network.map(net).into_iter().collect(),
             ..Config::default()
         };
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
@@ -123,7 +138,8 @@ impl Backend for MicroVm {
                 }
             }
         };
-        Ok(Box::new(Ready { name, prepared, origin, jail, disks, output: assignment.output }))
+        let output = assignment.output;
+        Ok(Box::new(Ready { name, prepared, origin, jail, disks, link, output }))
     }
 }
 
@@ -182,7 +198,12 @@ struct Ready {
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
+    link: Option<Link>,
     output: Output,
+}
+
+fn net(network: &Network) -> NetConfig {
+    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), mac: Network::MAC }
 }
 
 impl Prepared for Ready {
@@ -204,6 +225,7 @@ impl Prepared for Ready {
             }
         });
         state.extend(self.disks.state());
+        state.extend(self.link.as_ref().map(Link::state));
         state
     }
 
@@ -221,7 +243,14 @@ impl Prepared for Ready {
         let mut streams = Streams::new();
         let mut kept = vec![writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
         kept.extend(self.origin.fd());
-        if prepared.config().vsock.is_some() {
+        if let Some(link) = &self.link {
+            kept.extend(link.network.as_ref().map(AsRawFd::as_raw_fd));
+            if let Some(stream) = link.connect().map_err(failed)? {
+                kept.push(stream.as_raw_fd());
+                streams.insert(VSOCK_PORT, stream);
+            }
+        }
+        if self.output != Output::Null {
             let (ours, guests) = self.converse().map_err(failed)?;
             kept.push(guests.as_raw_fd());
             streams.insert(CONVERSATION_PORT, guests);

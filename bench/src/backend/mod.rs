@@ -12,6 +12,8 @@ mod container;
 mod instance;
 mod memory;
 mod microvm;
+mod network;
+mod peer;
 mod process;
 mod qemu;
 mod scratch;
@@ -51,8 +53,19 @@ pub struct Assignment {
     pub scratch_mib: Option<u64>,
     /// Whether the scratch space's own caching is avoided below the box as well (O_DIRECT).
     pub direct: bool,
+    /// By what the box talks with a program of the host, where the workload does.
+    pub transport: Option<Transport>,
     /// Where the box's standard streams go.
     pub output: Output,
+}
+
+/// The way from a box to a program of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A virtual socket (vsock(7)).
+    Vsock,
+    /// TCP, over the box's network.
+    Net,
 }
 
 /// What becomes of a box's standard streams. Its input is empty but for the last.
@@ -125,6 +138,11 @@ pub trait Backend: Sync {
     fn about(&self) -> &'static str;
     /// Whether it can run here.
     fn probe(&self, kit: &Kit) -> Availability;
+    /// Whether it has what an assignment asks for, where it can run.
+    fn suits(&self, _assignment: &Assignment) -> Availability {
+        Availability::Ready
+    }
+
     /// Does everything that is not part of a launch.
     ///
     /// # Errors

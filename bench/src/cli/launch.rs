@@ -169,6 +169,7 @@ fn launch(
         with_rootfs: true,
         scratch_mib: None,
         direct: false,
+        transport: None,
         output,
     };
     let prepared = backend.prepare(kit, &assignment).map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use tare_workload::{Channel, Job, Params, Workload};
 
-use crate::backend::{self, Assignment, Backend, Output};
+use crate::backend::{self, Assignment, Backend, Output, Transport};
 use crate::harness::CellPlan;
 
 /// What a comparison is to contain.
@@ -34,17 +34,32 @@ struct Recipe {
     /// The box rests this long after `done` and is weighed meanwhile.
     weigh_ms: Option<u32>,
     is_direct: bool,
+    transport: Option<Transport>,
 }
 
-const PLAIN: Recipe =
-    Recipe { workload: "", variant: &[], always: &[], lab: &[], weigh_ms: None, is_direct: false };
+const PLAIN: Recipe = Recipe {
+    workload: "",
+    variant: &[],
+    always: &[],
+    lab: &[],
+    weigh_ms: None,
+    is_direct: false,
+    transport: None,
+};
+
+const VSOCK: Recipe =
+    Recipe { variant: &[("transport", "vsock")], transport: Some(Transport::Vsock), ..PLAIN };
+const NET: Recipe =
+    Recipe { variant: &[("transport", "net")], transport: Some(Transport::Net), ..PLAIN };
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
 const WEIGH_MS: u32 = 100;
 
 const FILE_LAB: &[(&str, &str)] = &[("file_bytes", "1048576"), ("count", "32"), ("files", "20")];
 
-const RECIPES: [Recipe; 8] = [
+const STREAM_LAB: &[(&str, &str)] = &[("bytes", "4194304"), ("repeats", "2")];
+
+const RECIPES: [Recipe; 12] = [
     Recipe { workload: "start", ..PLAIN },
     Recipe {
         workload: "start",
@@ -86,6 +101,10 @@ const RECIPES: [Recipe; 8] = [
         ..PLAIN
     },
     Recipe { workload: "probe", ..PLAIN },
+    Recipe { workload: "stream", lab: STREAM_LAB, ..VSOCK },
+    Recipe { workload: "stream", lab: STREAM_LAB, ..NET },
+    Recipe { workload: "roundtrip", lab: &[("count", "100")], ..VSOCK },
+    Recipe { workload: "roundtrip", lab: &[("count", "100")], ..NET },
 ];
 
 /// Room for the files of the workload `file` and its file system, in MiB.
@@ -143,6 +162,7 @@ fn cell(
             with_rootfs: false,
             scratch_mib: workload.needs_scratch().then_some(SCRATCH_MIB),
             direct: recipe.is_direct,
+            transport: recipe.transport,
             output: Output::Null,
         },
         variant,

@@ -49,6 +49,7 @@ fn carry_out() -> io::Result<()> {
     mount_new_root()?;
     mount_kernel_file_systems()?;
     load_modules()?;
+    raise_loopback()?;
     mount_disk()?;
     let code = run_order()?;
     send_archive(code)
@@ -94,6 +95,12 @@ fn mount_kernel_file_systems() -> io::Result<()> {
 fn mount_fs(kind: &str, target: &str, options: &str) -> io::Result<()> {
     mount(Some(kind), target, Some(kind), MsFlags::empty(), Some(options))
         .map_err(|errno| io::Error::other(format!("cannot mount {kind} on {target}: {errno}")))
+}
+
+/// A host talks with itself by it.
+fn raise_loopback() -> io::Result<()> {
+    let address = tare_workload::Address { bytes: [127, 0, 0, 1], prefix: 8 };
+    tare_workload::raise_interface("lo", address).map_err(io::Error::other)
 }
 
 /// Gives the order a disk for its temporary files: ext4 on a RAM disk, as a machine has it. On a tmpfs, where fsync does

@@ -56,6 +56,7 @@ fn inside_the_lab_copies_run() {
             with_rootfs: true,
             scratch_mib: None,
             direct: false,
+            transport: None,
             output: with,
         };
         let prepared = backend::find(name).unwrap().prepare(&kit, &assignment).unwrap();

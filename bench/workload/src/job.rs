@@ -11,6 +11,7 @@
 //! | `park=1` | [`Job::parks`] |
 //! | `hold_ms=N` | [`Job::hold_ms`] |
 //! | `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
+//! | `address=ADDRESS/PREFIX`, `peer=vsock:PORT` or `peer=tcp:ADDRESS:PORT` | the fields of these names |
 //! | `stdio=fd:N` or `stdio=vsock:PORT`, `terminal=ROWSxCOLUMNS` | the fields of these names |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
 //! | any other `key=value` | [`Job::parameters`] |
@@ -22,6 +23,7 @@ use alloc::vec::Vec;
 
 use crate::channel::Channel;
 use crate::conversation::{Line, WindowSize};
+use crate::exchange::{Address, Peer};
 use crate::percent;
 use crate::report::clipped;
 
@@ -59,6 +61,10 @@ pub struct Job {
     pub scratch: Option<String>,
     /// Block device to mount on `scratch` first (microVM only).
     pub scratch_device: Option<String>,
+    /// Address of the box's network interface, which the agent sets up first (microVM only).
+    pub address: Option<Address>,
+    /// The program of the host that the box exchanges data with.
+    pub peer: Option<Peer>,
     /// Command to run, for the workload `run`: program and arguments.
     pub command: Vec<String>,
     /// The socket that carries the command's standard streams, where they are not the agent's own.
@@ -120,6 +126,8 @@ impl Job {
             root: None,
             scratch: None,
             scratch_device: None,
+            address: None,
+            peer: None,
             command: Vec::new(),
             stdio: None,
             terminal: None,
@@ -153,6 +161,8 @@ impl Job {
         ] {
             words.extend(value.as_ref().map(|value| pair(key, value)));
         }
+        words.extend(self.address.map(|address| alloc::format!("address={address}")));
+        words.extend(self.peer.map(|peer| alloc::format!("peer={peer}")));
         words.extend(self.stdio.map(|line| alloc::format!("stdio={line}")));
         words.extend(self.terminal.map(|size| alloc::format!("terminal={size}")));
         if !self.command.is_empty() {
@@ -222,6 +232,14 @@ impl Job {
                 "root" => job.root = Some(decoded(key, value)?),
                 "scratch" => job.scratch = Some(decoded(key, value)?),
                 "scratch_device" => job.scratch_device = Some(decoded(key, value)?),
+                "address" => {
+                    let wrong = || invalid(key, value, "it must be ADDRESS/PREFIX of IPv4");
+                    job.address = Some(Address::parse(value).ok_or_else(wrong)?);
+                }
+                "peer" => {
+                    let wrong = || invalid(key, value, "it must be vsock:PORT or tcp:ADDRESS:PORT");
+                    job.peer = Some(Peer::parse(value).ok_or_else(wrong)?);
+                }
                 "stdio" => {
                     let line = Line::parse(value);
                     let wrong = || invalid(key, value, "it must be fd:NUMBER or vsock:PORT");
@@ -251,7 +269,7 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 10] = [
+pub(crate) const RESERVED_KEYS: [&str; 12] = [
     "channel",
     "park",
     "workload",
@@ -259,6 +277,8 @@ pub(crate) const RESERVED_KEYS: [&str; 10] = [
     "root",
     "scratch",
     "scratch_device",
+    "address",
+    "peer",
     "stdio",
     "terminal",
     "command",
@@ -342,6 +362,14 @@ mod tests {
                 "stdio=com1 is not valid: it must be fd:NUMBER or vsock:PORT",
             ),
             (
+                "channel=com1 workload=a address=1.2.3.4",
+                "address=1.2.3.4 is not valid: it must be ADDRESS/PREFIX of IPv4",
+            ),
+            (
+                "channel=com1 workload=a peer=udp:1",
+                "peer=udp:1 is not valid: it must be vsock:PORT or tcp:ADDRESS:PORT",
+            ),
+            (
                 "channel=com1 workload=a terminal=80",
                 "terminal=80 is not valid: it must be ROWSxCOLUMNS",
             ),
@@ -377,14 +405,20 @@ mod tests {
             hold_ms in any::<u32>(),
             paths in proptest::array::uniform3(proptest::option::of("[^\0]{0,12}")),
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
+            address in proptest::option::of((any::<[u8; 4]>(), 0_u8..=32)),
+            peer in proptest::option::of(prop_oneof![
+                any::<u32>().prop_map(Peer::Vsock),
+                any::<([u8; 4], u16)>().prop_map(|(address, port)| Peer::Tcp(address, port)),
+            ]),
             stdio in proptest::option::of(any::<u32>().prop_map(Line::Vsock)),
             terminal in proptest::option::of(any::<(u16, u16)>()),
         ) -> Job {
             let [root, scratch, scratch_device] = paths;
+            let address = address.map(|(bytes, prefix)| Address { bytes, prefix });
             let terminal = terminal.map(|(rows, columns)| WindowSize { rows, columns });
             Job {
-                channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, command,
-                stdio, terminal,
+                channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, address,
+                peer, command, stdio, terminal,
             }
         }
     }
