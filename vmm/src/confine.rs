@@ -55,6 +55,7 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
+    libc::SYS_poll,
     libc::SYS_preadv,
     libc::SYS_pwritev,
     libc::SYS_read,
@@ -84,7 +85,6 @@ const DEVICE: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
     libc::SYS_fcntl,
-    libc::SYS_poll,
     libc::SYS_set_robust_list,
 ];
 

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use super::super::chain::{advance, gather, total};
 use super::header::{HOST_CID, Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
-use super::host::{Received, enlarge, is_gone, receive_parts, send, send_parts};
+use super::host::{Received, enlarge, is_gone, is_ready, receive_parts, send, send_parts};
 
 /// Bytes that a guest may have on the way to one Unix socket: four packets of Linux's.
 pub(super) const BUFFER_BYTES: u32 = 256 << 10;
@@ -210,6 +210,16 @@ impl Connection {
         self.pending != 0 || (wanted && self.room() > 0)
     }
 
+    /// Asks the socket whether it really has something, before the guest's buffers are taken for
+    /// it; how much data the guest may be sent next, or `None` if there is nothing to say.
+    pub(super) fn look(&mut self) -> Option<usize> {
+        if self.pending != 0 {
+            return Some(0);
+        }
+        self.readable = is_ready(&self.socket);
+        self.readable.then_some(self.room() as usize)
+    }
+
     /// The next packet for the guest that has no data; `None` if there is none.
     pub(super) fn word(&mut self, guest_cid: u64) -> Option<Header> {
         let op = self.pending.trailing_zeros() as u16;
@@ -340,7 +350,7 @@ impl Connection {
     }
 
     /// Bytes that the guest has room for. One that lies about it harms itself.
-    pub(super) fn room(&self) -> u32 {
+    fn room(&self) -> u32 {
         self.guest_buffer.saturating_sub(self.sent.wrapping_sub(self.guest_forwarded))
     }
 

@@ -269,7 +269,16 @@ pub(super) fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 
 /// Whether the peer has closed its socket, not just one direction.
 pub(super) fn is_gone(socket: &UnixStream) -> bool {
-    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    poll(socket, 0) & libc::POLLHUP != 0
+}
+
+/// Whether there is something to read, be it the end.
+pub(super) fn is_ready(socket: &UnixStream) -> bool {
+    poll(socket, libc::POLLIN) != 0
+}
+
+fn poll(socket: &UnixStream, events: libc::c_short) -> libc::c_short {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
     // SAFETY: one entry, and no time to wait.
-    unsafe { libc::poll(&mut entry, 1, 0) > 0 && entry.revents & libc::POLLHUP != 0 }
+    if unsafe { libc::poll(&raw mut entry, 1, 0) } > 0 { entry.revents } else { 0 }
 }

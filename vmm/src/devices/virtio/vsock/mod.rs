@@ -126,7 +126,8 @@ impl Vsock {
             if self.switch.resets.is_empty() && next.is_none() {
                 return Ok(());
             }
-            let wanted = next.map_or(0, |key| self.switch.room(key).min(DATA_BYTES));
+            let Some(wanted) = next.map_or(Some(0), |key| self.switch.look(key)) else { continue };
+            let wanted = wanted.min(DATA_BYTES);
             if !self.batch.collect(queue, memory, &mut self.buffers, wanted)? {
                 return Ok(());
             }

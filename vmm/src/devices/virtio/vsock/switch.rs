@@ -280,9 +280,9 @@ impl Switch {
         self.connections.get_mut(&key)?.word(guest_cid)
     }
 
-    /// How much data a connection may send to the guest.
-    pub(super) fn room(&self, key: u64) -> usize {
-        self.connections.get(&key).map_or(0, |connection| connection.room() as usize)
+    /// How much data a connection may have for the guest, see [`Connection::look`].
+    pub(super) fn look(&mut self, key: u64) -> Option<usize> {
+        self.connections.get_mut(&key).and_then(Connection::look)
     }
 
     /// The next data of one connection, see [`Connection::data`].
