@@ -11,6 +11,8 @@ TARGET := x86_64-unknown-linux-musl
 TARE := target/$(TARGET)/release/tare
 # More arguments for `tare compare`, e.g. make compare ARGS=--quick
 ARGS ?=
+# A test that hangs fails `make test` after this long. It takes a tenth of it where things are warm.
+TEST_LIMIT ?= 60m
 
 .PHONY: all provision build kernel compare test lint doc clean
 
@@ -28,10 +30,11 @@ kernel: build
 compare: kernel
 	$(TARE) compare $(ARGS)
 
-# The guest kernel is built first: tests use it and do not build one.
+# The guest kernels are built first: tests use them and do not build any.
 test: provision
-	$(CARGO) run --locked --quiet --package tare -- kernel build
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) run --locked --quiet --package tare -- kernel build --all
+	timeout --verbose --kill-after=30 $(TEST_LIMIT) \
+		$(CARGO) test --locked --workspace --no-fail-fast
 
 lint: provision
 	$(CARGO) fmt --all --check

@@ -22,9 +22,10 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   e2fsprogs              mke2fs, e2fsck, debugfs
 #   busybox-static         the base root file system
 #   strace                 a test counts the agent's system calls
+#   cpio                   a test has it read our archives
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  busybox-static strace
+  busybox-static strace cpio
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts

@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tare_kernels::{Build, Cache, Initramfs, Kernel, PRACTICAL, Source, Stderr, ext4, rootfs};
+use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
 use tare_workload::Job;
 
 use crate::backend::Assignment;
+use crate::guest_kernel::{self, GuestKernel};
 use crate::rundir::RunDir;
 
 /// The agent, built by `build.rs`: the same bytes in every box.
@@ -34,9 +35,9 @@ pub enum Error {
     /// The cache.
     #[error(transparent)]
     Cache(#[from] tare_kernels::CacheError),
-    /// The kernel that tare builds.
+    /// The guest kernel.
     #[error(transparent)]
-    Kernel(#[from] tare_kernels::KernelError),
+    Kernel(#[from] guest_kernel::Error),
     /// The initramfs.
     #[error(transparent)]
     Initramfs(#[from] tare_kernels::InitramfsError),
@@ -46,22 +47,6 @@ pub enum Error {
     /// A disk's image.
     #[error(transparent)]
     Disk(#[from] ext4::Error),
-    /// There is no kernel for microVMs.
-    #[error("there is no guest kernel yet; run `tare kernel build`, or name one with --kernel")]
-    NoKernel,
-}
-
-/// The guest kernel that `tare kernel build` makes.
-pub fn recipe(cache: &Cache) -> Build<'_> {
-    Build { cache, variant: &PRACTICAL, source: Source::Debian }
-}
-
-/// That kernel, if it has been built.
-///
-/// # Errors
-/// [`Error::Kernel`] where that cannot be told: no source, no compiler.
-pub fn built_kernel() -> Result<Option<Kernel>, Error> {
-    Ok(recipe(&Cache::open()?).cached()?)
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -69,22 +54,11 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     move |source| Error::Io { what, path, source }
 }
 
-/// A kernel for microVMs.
-#[derive(Debug, Clone)]
-pub struct GuestKernel {
-    /// What the results call it.
-    pub name: String,
-    /// The ELF image, or a bzImage.
-    pub path: PathBuf,
-    /// The words of its command line that do not depend on the job.
-    pub command_line: String,
-}
-
 /// What the user may choose instead of the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// A guest kernel other than the one that tare builds.
-    pub kernel: Option<PathBuf>,
+    /// The guest kernel.
+    pub kernel: guest_kernel::Choice,
     /// A root file system other than the one that tare makes.
     pub rootfs: Option<PathBuf>,
 }
@@ -130,22 +104,12 @@ impl Kit {
         &self.agent
     }
 
-    /// The kernel that microVMs boot: the user's, or the newest that `tare kernel build` made.
+    /// The kernel that microVMs boot.
     ///
     /// # Errors
-    /// [`Error::NoKernel`].
+    /// [`Error::Kernel`].
     pub fn guest_kernel(&self) -> Result<&GuestKernel, Error> {
-        once(&self.kernel, || {
-            let (name, path) = match &self.choice.kernel {
-                Some(path) => (path.display().to_string(), path.clone()),
-                None => {
-                    let kernel = built_kernel()?.ok_or(Error::NoKernel)?;
-                    (kernel.name, kernel.vmlinux)
-                }
-            };
-            fs::metadata(&path).map_err(io_error("cannot read the guest kernel", &path))?;
-            Ok(GuestKernel { name, path, command_line: tare_kernels::command_line() })
-        })
+        once(&self.kernel, || Ok(self.choice.kernel.find()?))
     }
 
     /// The initramfs of microVMs: the agent as `/init` and nothing else.

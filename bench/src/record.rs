@@ -128,7 +128,8 @@ fn artifact(name: &str, version: &str, bytes: &[u8]) -> Artifact {
     }
 }
 
-/// Name for a run's files, without extension: `compare-20260101T120000Z-lab`.
+/// Name for a run's files, without extension: `compare-20260101T120000Z-lab`, or with the name of
+/// its suite first.
 pub(crate) fn file_stem(results: &Results) -> String {
     let time: String =
         results.created.chars().filter(|character| !"-:".contains(*character)).collect();
@@ -136,7 +137,8 @@ pub(crate) fn file_stem(results: &Results) -> String {
         Clock::Virtual => "lab",
         Clock::Wall => "host",
     };
-    format!("compare-{time}-{host}")
+    let what = results.suite.as_ref().map_or("compare", |suite| &suite.name);
+    format!("{what}-{time}-{host}")
 }
 
 /// The time, as results files give it: RFC 3339, UTC, to the second.
@@ -147,10 +149,14 @@ pub(crate) fn now() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Suite;
 
     #[test]
     fn test_file_stem_has_no_colon_and_names_the_host() {
         let results = Results { created: "2026-01-01T12:00:00Z".to_owned(), ..Results::default() };
         assert_eq!(file_stem(&results), "compare-20260101T120000Z-host");
+        let suite = Some(Suite { name: "vmm".to_owned(), figures: Vec::new() });
+        let results = Results { suite, clock: Clock::Virtual, ..results };
+        assert_eq!(file_stem(&results), "vmm-20260101T120000Z-lab");
     }
 }

@@ -25,7 +25,7 @@
 //! let mut initramfs = Initramfs::new();
 //! initramfs.file_from("init", 0o755, "target/guest/tare-guest".as_ref())?;
 //! initramfs.write_to("start.cpio".as_ref())?;
-//! println!("{} start.cpio {}", kernel.vmlinux.display(), tare_kernels::command_line());
+//! println!("{} start.cpio {}", kernel.vmlinux.display(), tare_kernels::command_line(&PRACTICAL));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -47,7 +47,7 @@ mod unpack;
 mod variant;
 
 pub use cache::{Cache, Error as CacheError};
-pub use cmdline::{WORDS, Word, command_line};
+pub use cmdline::{START_WORDS, WORDS, Word, command_line};
 pub use config::Error as ConfigError;
 pub use cpio::{Error as InitramfsError, Initramfs, MAX_ARCHIVE_BYTES};
 pub use elf::{Error as ElfError, compact};
@@ -57,7 +57,7 @@ pub use progress::{Progress, Silent, Stderr};
 pub use source::{Error as SourceError, Source};
 pub use tool::Error as ToolError;
 pub use unpack::Error as UnpackError;
-pub use variant::{Fragment, PRACTICAL, VARIANTS, Variant};
+pub use variant::{BARE, FULL, Fragment, PRACTICAL, VARIANTS, Variant};
 
 /// Lower-case hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {

@@ -27,10 +27,20 @@ pub struct Variant {
     pub(crate) estimated_steps: u64,
 }
 
-const MINIMAL: Fragment =
-    Fragment { name: "minimal.config", text: include_str!("../configs/minimal.config") };
-const PRACTICAL_ONLY: Fragment =
-    Fragment { name: "practical.config", text: include_str!("../configs/practical.config") };
+macro_rules! fragment {
+    ($name:literal) => {
+        Fragment { name: $name, text: include_str!(concat!("../configs/", $name)) }
+    };
+}
+
+/// Nothing but start-up: unpacks its initramfs, runs `/init`, ends the machine.
+pub const BARE: Variant = Variant {
+    name: "bare",
+    summary: "nothing but start-up: no device, no console, no message; one processor, no mitigations",
+    packed: true,
+    fragments: &[fragment!("minimal.config"), fragment!("bare.config")],
+    estimated_steps: 900,
+};
 
 /// Boots fast and runs every workload: virtio-mmio disks and vsock, ext4, erofs, overlay, one
 /// processor, no network protocols, no CPU mitigations.
@@ -38,17 +48,33 @@ pub const PRACTICAL: Variant = Variant {
     name: "practical",
     summary: "virtio-mmio disks and vsock, ext4, erofs, overlay; one processor, no mitigations",
     packed: true,
-    fragments: &[MINIMAL, PRACTICAL_ONLY],
+    fragments: &[fragment!("minimal.config"), fragment!("practical.config")],
     estimated_steps: 1301,
 };
 
+/// For comparisons of processor, memory, input/output and network: up to 8 processors, every
+/// virtio device and file system, mitigations and allocators as in a distribution's kernel.
+pub const FULL: Variant = Variant {
+    name: "full",
+    summary: "all virtio-mmio devices, IPv4, file systems; 8 processors; mitigations as Debian has them",
+    packed: false,
+    fragments: &[fragment!("full.config")],
+    estimated_steps: 1900,
+};
+
 /// All of them.
-pub const VARIANTS: &[Variant] = &[PRACTICAL];
+pub const VARIANTS: &[Variant] = &[BARE, PRACTICAL, FULL];
 
 impl Variant {
     /// Finds a variant by name.
     pub fn by_name(name: &str) -> Option<&'static Variant> {
         VARIANTS.iter().find(|variant| variant.name == name)
+    }
+
+    /// The variant that an entry of the cache, `<variant>-<version>-<hash>`, is of.
+    pub fn of_entry(entry: &str) -> Option<&'static Variant> {
+        let (variant, rest) = entry.split_once('-')?;
+        Variant::by_name(variant).filter(|_| rest.contains('-'))
     }
 
     /// All fragments as one.
@@ -70,14 +96,22 @@ mod tests {
         for variant in VARIANTS {
             assert!(!variant.config().unwrap().text().is_empty());
             assert_eq!(Variant::by_name(variant.name), Some(variant));
+            let entry = format!("{}-6.12.117-7114a317cdbf", variant.name);
+            assert_eq!(Variant::of_entry(&entry), Some(variant));
         }
-        assert_eq!(Variant::by_name("nonsense"), None);
+        for name in ["nonsense", "", "bare-", "full-6.12"] {
+            assert_eq!(Variant::by_name(name), None);
+            assert_eq!(Variant::of_entry(name), None);
+        }
     }
 
     #[test]
-    fn test_practical_overrides_minimal() {
-        let text = PRACTICAL.config().unwrap().text();
-        assert!(text.contains("CONFIG_PVH=y\n"));
-        assert!(!text.contains("CONFIG_PVH is not set"));
+    fn test_variants_all_enter_by_pvh_and_let_the_agent_write_to_ports() {
+        for variant in VARIANTS {
+            let text = variant.config().unwrap().text();
+            for line in ["CONFIG_PVH=y", "CONFIG_X86_IOPL_IOPERM=y", "CONFIG_KVM_GUEST=y"] {
+                assert!(text.lines().any(|l| l == line), "{}: {line}", variant.name);
+            }
+        }
     }
 }

@@ -30,11 +30,15 @@ pub struct Config {
     /// The initial RAM file system, handed to the kernel as it is.
     pub initramfs: Option<PathBuf>,
     /// The kernel's command line. The VMM adds a `virtio_mmio.device=` word for each virtio device,
-    /// before a ` -- ` that parts the kernel's words from init's.
+    /// before a ` -- ` that parts the kernel's words from init's; but see [`acpi`](Config::acpi).
     pub cmdline: String,
     /// How many vCPUs: from 1 to [`VCPUS_MAX`](crate::VCPUS_MAX), each a core of one thread in one
-    /// package. More than one are described to the guest by an MP table.
+    /// package. More than one are described to the guest by an MP table, or by ACPI.
     pub vcpus: u8,
+    /// Whether ACPI tables tell the guest of processors, COM1 and virtio devices, in place of the
+    /// command line and the MP table. Distributions' kernels need them; a kernel that does not is
+    /// faster without. The command line must not have `noapic` then.
+    pub acpi: bool,
     /// What the vCPUs say of themselves.
     pub cpu_profile: CpuProfile,
     /// Guest RAM in bytes: from [`MEMORY_MIN_BYTES`](crate::MEMORY_MIN_BYTES) to
@@ -69,6 +73,7 @@ impl Default for Config {
             initramfs: None,
             cmdline: String::new(),
             vcpus: 1,
+            acpi: false,
             cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
             pages: Pages::default(),

@@ -6,6 +6,7 @@
 //! 0x0000_9000  page tables: PML4, PDPT, then one page directory per GiB
 //! 0x0002_0000  command line
 //! 0x0009_fc00  end of conventional memory; MP table, for more than one vCPU
+//! 0x000e_0000  ACPI tables, if there are any
 //! 0x0010_0000  kernel segments may start here
 //! …            initramfs, on the first page behind the kernel
 //! 0xc000_0000  hole: virtio-mmio at 0xd000_0000, I/O APIC, HPET, local APIC, KVM's own pages
@@ -28,6 +29,8 @@ pub(crate) const CMDLINE: u64 = 0x2_0000;
 pub(crate) const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// The MP table, in the last KiB below 640 KiB, where Linux looks for it.
 pub(crate) const MP_TABLE: u64 = CONVENTIONAL_END;
+/// The ACPI tables, in a PC's read-only memory, where Linux looks for them if it is not told.
+pub(crate) const ACPI_TABLES: u64 = 0xe_0000;
 /// Everything below is for boot data and the legacy hole.
 pub(crate) const KERNEL_MIN: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest.

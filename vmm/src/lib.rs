@@ -96,7 +96,7 @@ pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
 pub use devices::{
     BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl, ConsoleError,
-    NetError, Streams, VsockError, open_tap,
+    MESSAGE_MAX_BYTES, NetError, Streams, VsockError, open_tap,
 };
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
@@ -105,7 +105,9 @@ pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError
 pub use observer::{Edge, Observer};
 pub use prepared::Prepared;
 pub use reactor::ReactorError;
-pub use snapshot::{Capture, Captured, Recording, Snapshot, SnapshotError, WorkingSet};
+pub use snapshot::{
+    Capture, Captured, Description, Recording, Snapshot, SnapshotError, SnapshotFiles, WorkingSet,
+};
 pub use stopper::Stopper;
 pub use vcpu::VcpuError;
 pub use vmm::Vmm;

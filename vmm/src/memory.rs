@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegio
 use crate::boot::{Image, Piece};
 use crate::layout::{HOLE_END, HOLE_START};
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
-use crate::snapshot::Extent;
+use crate::snapshot::{Extent, Id};
 use crate::{KvmError, Pages};
 
 /// The least RAM a guest may have: 16 MiB.
@@ -106,6 +106,8 @@ pub(crate) struct GuestRam {
     mapping: Mapping,
     /// What it had from the start, of the file it was mapped from.
     base: Vec<Extent>,
+    /// Which snapshot that file is of.
+    origin: Option<Id>,
 }
 
 impl GuestRam {
@@ -163,7 +165,17 @@ impl GuestRam {
         }
         let memory =
             GuestMemoryMmap::from_regions(regions).map_err(|error| layout(error.to_string()))?;
-        Ok(GuestRam { memory, mapping, base })
+        Ok(GuestRam { memory, mapping, base, origin: None })
+    }
+
+    /// Says which snapshot the file is of that it was mapped from.
+    pub(crate) fn with_origin(self, id: Id) -> GuestRam {
+        GuestRam { origin: Some(id), ..self }
+    }
+
+    /// Which snapshot it was mapped from.
+    pub(crate) fn origin(&self) -> Option<Id> {
+        self.origin
     }
 
     /// Gives the RAM to a VM, a slot for each range. The VM must not run after `self` is gone.

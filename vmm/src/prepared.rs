@@ -56,10 +56,12 @@ impl Prepared {
     /// guests.
     pub fn new(config: &Config) -> Result<Prepared, Error> {
         let irqs = interrupt_lines(devices::count(config))?;
-        let cmdline = boot::compose(&config.cmdline, irqs)?;
+        // ACPI tables name them too, and a kernel that knows both would find each twice.
+        let announced = if config.acpi { &[] } else { irqs };
+        let cmdline = boot::compose(&config.cmdline, announced)?;
         memory::check_size(config.memory_bytes, config.pages)?;
         cpu::check_count(config.vcpus)?;
-        let image = boot::lay_out(config, &cmdline)?;
+        let image = boot::lay_out(config, &cmdline, irqs)?;
         let identity = cpu::Identity::new(&kvm::open()?, config.vcpus, config.cpu_profile)?;
         Ok(Prepared { config: config.clone(), image, identity, digest: OnceLock::new() })
     }

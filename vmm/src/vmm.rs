@@ -273,6 +273,13 @@ impl Vmm {
         capture.write(prepared, &vcpus, &controllers, &devices, ram)
     }
 
+    /// Has a message for the guest follow the record that it reads at the renewal port (0xE00): who
+    /// it is now and what it is to do, in whatever form the two have agreed on. At most
+    /// [`MESSAGE_MAX_BYTES`](crate::MESSAGE_MAX_BYTES) of it are taken.
+    pub fn tell(&mut self, message: Vec<u8>) {
+        self.devices.tell(message);
+    }
+
     /// Something to end [`run`](Vmm::run) with from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()

@@ -1,7 +1,8 @@
 //! What the agent does, from the `init` mark to the end of the box.
 //!
-//! 1. It reads the job from its arguments.
-//! 2. In a microVM it mounts what the job needs and sets up its network. It opens the socket of the command's streams, if
+//! 1. It reads the job from its arguments; a copy of a parked guest then takes on its own identity, and
+//!    the job that the host has for it, if there is one.
+//! 2. In a microVM it mounts what the job needs. It opens the socket of the command's streams, if
 //!    the job names one.
 //! 3. It lets the workload prepare.
 //! 4. `ready`; the workload runs; `done`.
@@ -16,17 +17,15 @@ use alloc::vec::Vec;
 
 use tare_workload::{
     Context, Env, Errno, Error, FrameKind, Job, JobError, Mark, Outlet, Params, Report, Stdio,
-    Workload, find, raise_interface,
+    Workload, find,
 };
 
 use crate::end::{end, report_error};
 use crate::line;
 use crate::mount::{Mounts, change_root, make_directory};
+use crate::network::take_on;
 use crate::outlet::Port;
 use crate::renewal::renew;
-
-/// The network interface that Linux names first.
-const INTERFACE: &str = "eth0";
 
 /// Why the agent could not do its job.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +33,9 @@ enum AgentError {
     /// An argument is not UTF-8.
     #[error("argument {0} of the agent is not UTF-8")]
     NotText(usize),
+    /// What the host has for a restored guest is not UTF-8.
+    #[error("the host's message to this restored guest is not UTF-8")]
+    OddMessage,
     /// The arguments are no job.
     #[error(transparent)]
     Job(#[from] JobError),
@@ -76,12 +78,19 @@ fn work(
         .enumerate()
         .map(|(index, word)| core::str::from_utf8(word).map_err(|_| AgentError::NotText(index + 1)))
         .collect::<Result<Vec<_>, _>>()?;
-    let job = Job::parse(words)?;
+    let mut job = Job::parse(words)?;
+    if job.parks {
+        let message = renew()?;
+        if !message.is_empty() {
+            let text = core::str::from_utf8(&message).map_err(|_| AgentError::OddMessage)?;
+            job = Job::parse(text.split(' '))?;
+        }
+    }
+    if let Some(network) = &job.network {
+        take_on(network)?;
+    }
     let workload = find(&job.workload).ok_or_else(|| no_workload(&job.workload))?;
     let params = Params::new(workload, &job.parameters).map_err(Error::from)?;
-    if job.parks {
-        renew()?;
-    }
     if port.is_machine() {
         furnish(&job, workload, mounts)?;
     } else if let Some(directory) = &job.root {
@@ -129,9 +138,6 @@ fn furnish(job: &Job, workload: &dyn Workload, mounts: &mut Mounts) -> Result<()
     }
     if job.terminal.is_some() {
         mounts.terminals()?;
-    }
-    if let Some(address) = job.address {
-        raise_interface(INTERFACE, address)?;
     }
     if let Some(directory) = &job.scratch {
         match &job.scratch_device {

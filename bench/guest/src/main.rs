@@ -24,6 +24,7 @@ mod end;
 mod ioport;
 mod line;
 mod mount;
+mod network;
 mod outlet;
 mod renewal;
 #[cfg(panic = "abort")]

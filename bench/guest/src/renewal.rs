@@ -2,8 +2,11 @@
 //!
 //! It stops at one instruction: a write to our VMM's renewal port (`vmm/src/devices/renewal.rs` has
 //! the port and its record). Whoever goes on from there, in the first guest or in a copy, then asks
-//! who it is: copies must not draw the same random numbers, nor live at the template's time.
+//! who it is: copies must not draw the same random numbers, nor live at the template's time. The host
+//! may have a message for it, too: the words of another job than the template's.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::ptr;
 
 use tare_workload::{Context, Errno, Error};
@@ -12,6 +15,8 @@ use crate::ioport;
 
 const PORT: u16 = 0xE00;
 const RECORD_BYTES: usize = 64;
+/// The host sends no longer message.
+const MESSAGE_MAX_BYTES: usize = 64 << 10;
 /// Where the random bytes are in a record: identity and seed, both of which are good.
 const RANDOM_BYTES: usize = 48;
 /// Linux, include/uapi/linux/random.h: `_IOW('R', 3, int[2])` and `_IO('R', 7)`.
@@ -32,22 +37,31 @@ pub(crate) fn park() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Takes on the identity that the host gives.
+/// Takes on the identity that the host gives; its message, which may be empty.
 ///
 /// # Errors
 /// A VMM without the port, or a kernel that does not take the time or the entropy.
-pub(crate) fn renew() -> Result<(), Error> {
+pub(crate) fn renew() -> Result<Vec<u8>, Error> {
     let mut record = [0; RECORD_BYTES];
     // SAFETY: `park` was allowed to use the port.
     unsafe { ioport::read_all(PORT, &mut record) };
     let (random, rest) = record.split_at(RANDOM_BYTES);
-    let (now_ns, _) = rest.split_at(8);
+    let (now_ns, rest) = rest.split_at(8);
+    let (_cid, length) = rest.split_at(4);
     if random.iter().all(|&byte| byte == 0xFF) {
         return Err(Errno(libc::ENODEV)).on("renew", "this guest: its VMM has no renewal port");
     }
     let now_ns = now_ns.try_into().map_or(0, u64::from_le_bytes);
     set_clock(now_ns).on("set", "the clock of a restored guest")?;
-    add_entropy(random).on("add", "entropy to /dev/random of a restored guest")
+    add_entropy(random).on("add", "entropy to /dev/random of a restored guest")?;
+    let length = length.try_into().map_or(0, u32::from_le_bytes) as usize;
+    if length > MESSAGE_MAX_BYTES {
+        return Err(Errno(libc::EMSGSIZE)).on("read", "the host's message to a restored guest");
+    }
+    let mut message = vec![0; length];
+    // SAFETY: as above.
+    unsafe { ioport::read_all(PORT, &mut message) };
+    Ok(message)
 }
 
 fn set_clock(now_ns: u64) -> Result<(), Errno> {

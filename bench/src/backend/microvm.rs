@@ -9,6 +9,7 @@
 //! serial port carries the agent's channel. A command's standard streams go over vsock: the VMM has
 //! one end of a socket pair for the agent to connect to, and so needs no path in its jail.
 
+mod kept;
 mod monitor;
 mod origin;
 mod template;
@@ -17,19 +18,24 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tare_container::{
     Capabilities, Dev, Entrance, Jail, Proc, Program, Rootfs, Spec, Stream, User,
 };
 use tare_vmm::{BlockConfig, Config, NetConfig, Streams, TapSource, VsockConfig};
-use tare_workload::{CONVERSATION_PORT, Channel as Wire, FrameKind, Line, frame_header};
+use tare_workload::{
+    CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
+};
+
+pub use kept::{Error as KeptError, Keeping, Kept, kept_below};
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::network::Network;
 use super::peer::{Link, VSOCK_PORT};
 use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
+use crate::guest_kernel::GuestKernel;
 use crate::host;
 use crate::kit::{GuestDisks, Kit};
 use monitor::become_vmm;
@@ -90,40 +96,26 @@ impl Backend for MicroVm {
         if let Some(link) = &link {
             link.name_in(&mut job);
         }
-        let network = link.as_ref().and_then(|link| link.network.as_ref());
-        let has_vsock =
-            assignment.output != Output::Null || assignment.transport == Some(Transport::Vsock);
         let kernel = kit.guest_kernel().map_err(|error| failed(&error))?;
-        let block = |path: &Path, read_only, direct| BlockConfig {
-            path: path.to_owned(),
-            read_only,
-            direct,
-        };
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
         }
         if let Output::Attended { terminal } = assignment.output {
             job.terminal = terminal;
         }
-        let words = job.to_cmdline().map_err(|error| failed(&error))?;
-        let mut blocks = Vec::new();
-        blocks.extend(disks.root.as_deref().map(|path| block(path, false, false)));
-        blocks.extend(disks.scratch.as_deref().map(|path| block(path, false, assignment.direct)));
-        let memory_bytes = assignment.memory_mib << 20;
-        let config = Config {
-            kernel: kernel.path.clone(),
-            initramfs: Some(kit.initramfs().map_err(|error| failed(&error))?.to_owned()),
-            cmdline: format!("{} -- {words}", kernel.command_line),
-            memory_bytes,
-            blocks,
-            vsock: has_vsock.then_some(VsockConfig { guest_cid: GUEST_CID, path: None }),
-            nets: network.map(net).into_iter().collect(),
-            ..Config::default()
+        let machine = Machine {
+            kernel: &kernel.path,
+            initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
+            cmdline: command_line_of(kernel, &job).map_err(|error| failed(&error))?,
+            memory_mib: assignment.memory_mib,
+            disks: &disks,
+            direct: assignment.direct,
+            has_vsock: job.stdio.is_some() || assignment.transport == Some(Transport::Vsock),
+            network: link.as_ref().and_then(|link| link.network.as_ref()),
         };
+        let config = machine.config();
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
-        let root = kit.empty_root().map_err(|error| failed(&error))?;
-        let jail = nix::unistd::geteuid().is_root().then(|| jail(root)).transpose();
-        let jail = jail.map_err(|error| failed(&error))?;
+        let jail = jail_here(kit).map_err(|error| failed(&error))?;
         let origin = match self {
             MicroVm::Cold => Origin::Boot,
             _ => {
@@ -138,9 +130,58 @@ impl Backend for MicroVm {
                 }
             }
         };
-        let output = assignment.output;
-        Ok(Box::new(Ready { name, prepared, origin, jail, disks, link, output }))
+        let kernel = kernel.name.clone();
+        Ok(Box::new(Ready {
+            name,
+            kernel,
+            prepared,
+            origin,
+            jail,
+            disks,
+            link,
+            output: assignment.output,
+        }))
     }
+}
+
+/// The machine of a guest.
+struct Machine<'a> {
+    kernel: &'a Path,
+    initramfs: PathBuf,
+    /// Of the kernel, with the agent's job.
+    cmdline: String,
+    memory_mib: u64,
+    disks: &'a GuestDisks,
+    direct: bool,
+    /// It has a vsock device, for its command's streams or for its workload.
+    has_vsock: bool,
+    network: Option<&'a Network>,
+}
+
+impl Machine<'_> {
+    fn config(self) -> Config {
+        let block =
+            |path: &PathBuf, direct| BlockConfig { path: path.clone(), read_only: false, direct };
+        let mut blocks = Vec::new();
+        blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
+        blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
+        let vsock = VsockConfig { guest_cid: GUEST_CID, path: None };
+        Config {
+            kernel: self.kernel.to_owned(),
+            initramfs: Some(self.initramfs),
+            cmdline: self.cmdline,
+            memory_bytes: self.memory_mib << 20,
+            blocks,
+            vsock: self.has_vsock.then_some(vsock),
+            nets: self.network.map(net).into_iter().collect(),
+            ..Config::default()
+        }
+    }
+}
+
+/// The command line that has a guest's agent do a job.
+fn command_line_of(kernel: &GuestKernel, job: &Job) -> Result<String, JobError> {
+    Ok(format!("{} -- {}", kernel.command_line, job.to_cmdline()?))
 }
 
 /// Whether a KVM guest of Linux can run here in useful time.
@@ -171,6 +212,12 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
     }
 }
 
+/// The VMM's jail, where this process may make one.
+fn jail_here(kit: &Kit) -> Result<Option<Jail>, KeptError> {
+    let root = kit.empty_root()?;
+    Ok(nix::unistd::geteuid().is_root().then(|| jail(root)).transpose()?)
+}
+
 /// Where the VMM lives: an empty root and namespaces of its own, as nobody, without capabilities.
 /// What it needs it opens before it enters.
 fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
@@ -193,6 +240,7 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
 
 struct Ready {
     name: &'static str,
+    kernel: String,
     prepared: tare_vmm::Prepared,
     origin: Origin,
     /// None where this process may not make one.
@@ -211,6 +259,7 @@ impl Prepared for Ready {
         let mut state = self.origin.state();
         state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            format!("guest kernel {}", self.kernel),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
              harness's pages"

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tare_workload::{Address, raise_interface};
+use tare_workload::Network as Identity;
 
 /// Networks are cut from 198.18.0.0/15, which is for measurements between networks (RFC 2544,
 /// appendix C.2.2), so that they are nobody else's: four addresses for each.
@@ -23,7 +23,7 @@ pub(super) struct Network {
     /// The host's end.
     pub(super) host: Ipv4Addr,
     /// The guest's end.
-    pub(super) guest: Address,
+    pub(super) guest: Identity,
 }
 
 /// A network could not be made.
@@ -33,8 +33,8 @@ pub(super) enum Error {
     #[error(transparent)]
     Tap(#[from] tare_vmm::NetError),
     /// The host's end has no address.
-    #[error("{0}; run as root, since it takes CAP_NET_ADMIN")]
-    Address(#[from] tare_workload::Error),
+    #[error(transparent)]
+    Address(#[from] tare_container::Error),
     /// The tap is gone again.
     #[error("the tap device {name} has no index: {error}")]
     Index {
@@ -57,10 +57,16 @@ impl Network {
         let tap = tare_vmm::open_tap(&name)?;
         // No other interface has that number, hence that network.
         let base = BASE + index(&name)? % NETWORKS * 4;
-        let bytes = |number: u32| (base + number).to_be_bytes();
-        raise_interface(&name, Address { bytes: bytes(1), prefix: PREFIX })?;
-        let guest = Address { bytes: bytes(2), prefix: PREFIX };
-        Ok(Network { tap, host: bytes(1).into(), guest })
+        let host = Ipv4Addr::from(base + 1);
+        tare_container::raise_interface(&name, host, PREFIX)?;
+        let guest = Identity {
+            interface: "eth0".to_owned(),
+            mac: Network::MAC,
+            address: (base + 2).to_be_bytes(),
+            prefix: PREFIX,
+            gateway: None,
+        };
+        Ok(Network { tap, host, guest })
     }
 
     /// The guest's hardware address as text.

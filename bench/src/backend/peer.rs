@@ -126,7 +126,7 @@ impl Link {
     /// Tells the agent where the peer is, and what address the guest has.
     pub(super) fn name_in(&self, job: &mut Job) {
         job.peer = Some(self.peer.address);
-        job.address = self.network.as_ref().map(|network| network.guest);
+        job.network = self.network.as_ref().map(|network| network.guest.clone());
     }
 
     /// A connection for a guest of our VMM's, if that makes it.

@@ -118,7 +118,8 @@ impl Backend for QemuMicroVm {
         arguments.extend(["-append".to_owned(), format!("{command_line} -- {words}")]);
         arguments.extend(disk_arguments);
         arguments.extend(link_arguments);
-        Ok(Box::new(Ready { arguments, memory_bytes, disks, link }))
+        let kernel = kernel.name.clone();
+        Ok(Box::new(Ready { kernel, arguments, memory_bytes, disks, link }))
     }
 }
 
@@ -164,6 +165,7 @@ fn link_device(link: &Link, slot: usize) -> Vec<String> {
 }
 
 struct Ready {
+    kernel: String,
     arguments: Vec<String>,
     memory_bytes: u64,
     disks: GuestDisks,
@@ -175,6 +177,7 @@ impl Prepared for Ready {
         let mut state = vec![
             "cold boot".to_owned(),
             "QEMU, kernel and initramfs in the host's page cache".to_owned(),
+            format!("guest kernel {}", self.kernel),
             format!("{PROGRAM} {}", self.arguments.join(" ")),
         ];
         state.extend(self.disks.state());

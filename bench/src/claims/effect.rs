@@ -7,27 +7,37 @@ use crate::statistics::{
 
 /// What the figures show.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Effect {
+pub(crate) struct Effect {
     /// What it is, with its unit.
-    pub(super) name: String,
-    pub(super) estimate: Estimate,
+    pub(crate) name: String,
+    pub(crate) estimate: Estimate,
     /// What the ends of the estimate are; `None` where there are none.
-    pub(super) ends: Option<Ends>,
+    pub(crate) ends: Option<Ends>,
     /// p of the permutation test, before correction; `None` where none was made.
-    pub(super) p: Option<f64>,
+    pub(crate) p: Option<f64>,
     /// What else the figures say, for the verdict's text.
-    pub(super) details: Vec<String>,
+    pub(crate) details: Vec<String>,
 }
 
 /// The median start-up time of a backend.
 pub(super) fn start_up(results: &Results, backend: &str) -> Result<Effect, String> {
     const METRIC: &str = "launch_to_init_ns";
     let cell = find(results, backend, "start", None, &[METRIC])?;
-    let values = series(cell, METRIC);
-    let value = median(&values).ok_or_else(|| lacks(cell, METRIC))?;
-    let interval = median_interval(&values, &mut cell.summary_rng(METRIC, results.seed));
+    median_of(results, cell, METRIC, format!("{backend}, launch to init, ns"))
+}
+
+/// The median of a cell's metric.
+pub(crate) fn median_of(
+    results: &Results,
+    cell: &Cell,
+    metric: &str,
+    name: String,
+) -> Result<Effect, String> {
+    let values = series(cell, metric);
+    let value = median(&values).ok_or_else(|| lacks(cell, metric))?;
+    let interval = median_interval(&values, &mut cell.summary_rng(metric, results.seed));
     let mut effect = Effect {
-        name: format!("{backend}, launch to init, ns"),
+        name,
         estimate: Estimate::new(value, interval),
         ends: None,
         p: None,
@@ -54,14 +64,25 @@ pub(super) fn cost_ratio(results: &Results, comparison: Comparison<'_>) -> Resul
     let Comparison { id, workload, variant, metrics } = comparison;
     let microvm = find(results, "microvm", workload, variant, metrics)?;
     let container = find(results, "container", workload, variant, metrics)?;
-    let (above, below) = (costs(microvm, metrics)?, costs(container, metrics)?);
     let mut rng = Rng::for_purpose(results.seed, &format!("claim {id}"));
-    let (value, interval) = mean_ratio(&above, &below, &mut rng)
-        .ok_or_else(|| format!("{workload} reported a value that is not positive"))?;
+    let mut effect = ratio_of(results.clock, [microvm, container], metrics, &mut rng)?;
+    effect.name = "microVM ÷ container, ×".to_owned();
+    Ok(effect)
+}
+
+/// How many times more the first cell costs than the second: above 1 is worse, for rates too.
+pub(crate) fn ratio_of(
+    clock: Clock,
+    [first, second]: [&Cell; 2],
+    metrics: &[&str],
+    rng: &mut Rng,
+) -> Result<Effect, String> {
+    let (above, below) = (costs(first, metrics)?, costs(second, metrics)?);
+    let (value, interval) = mean_ratio(&above, &below, rng)
+        .ok_or_else(|| format!("{} reported a value that is not positive", first.workload))?;
     let (above_scores, below_scores) = (scores(&above), scores(&below));
     let is_testable = above_scores.len().min(below_scores.len()) >= MEDIAN_INTERVAL_MIN;
-    let p =
-        if is_testable { permutation_test(&above_scores, &below_scores, &mut rng) } else { None };
+    let p = if is_testable { permutation_test(&above_scores, &below_scores, rng) } else { None };
     let mut details = vec![format!("n = {} and {}", above_scores.len(), below_scores.len())];
     if let Some(delta) = cliffs_delta(&above_scores, &below_scores) {
         details.push(format!("Cliff's delta {delta:+.2}"));
@@ -69,16 +90,16 @@ pub(super) fn cost_ratio(results: &Results, comparison: Comparison<'_>) -> Resul
     if metrics.len() > 1 {
         details.push(each(metrics, &above, &below));
     }
-    details.extend(failures(microvm));
-    details.extend(failures(container));
+    details.extend(failures(first));
+    details.extend(failures(second));
     let mut effect = Effect {
-        name: "microVM ÷ container, ×".to_owned(),
+        name: format!("{} ÷ {}, ×", first.backend, second.backend),
         estimate: Estimate::new(value, interval),
         ends: None,
         p,
         details,
     };
-    effect.settle_ends(results.clock, extremes(&above, &below));
+    effect.settle_ends(clock, extremes(&above, &below));
     Ok(effect)
 }
 
@@ -116,11 +137,16 @@ fn find<'a>(
     }
     match candidates.first() {
         None => Err(format!("this run has no cell '{backend} {workload}'")),
-        Some(cell) => Err(match &cell.status {
-            Status::Failed { why } => format!("{} failed: {why}", cell.title()),
-            Status::Unsupported { why, .. } => format!("{} cannot run here: {why}", cell.title()),
-            Status::Ok => lacks(cell, &metrics.join(", ")),
-        }),
+        Some(cell) => Err(trouble(cell).unwrap_or_else(|| lacks(cell, &metrics.join(", ")))),
+    }
+}
+
+/// Why a cell has no figures at all.
+pub(crate) fn trouble(cell: &Cell) -> Option<String> {
+    match &cell.status {
+        Status::Failed { why } => Some(format!("{} failed: {why}", cell.title())),
+        Status::Unsupported { why, .. } => Some(format!("{} cannot run here: {why}", cell.title())),
+        Status::Ok => None,
     }
 }
 

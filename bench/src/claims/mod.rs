@@ -24,7 +24,7 @@
 //! - The same command gives the same samples again, so where they are too few for an interval the
 //!   effect's ends are the extremes of all samples.
 
-mod effect;
+pub(crate) mod effect;
 mod judge;
 mod list;
 #[cfg(test)]

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use tare_kernels::{Cache, Stderr, rootfs};
+use tare_kernels::{Cache, Stderr, Variant, rootfs};
 
-use crate::kit;
-use crate::lab::{DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, LAB_VARIABLE, Lab, Order, Payload};
+use crate::guest_kernel::{self, Choice};
+use crate::lab::{
+    DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, KERNELS_DIR, LAB_VARIABLE, Lab, Order, Payload,
+};
 
 /// Programs of this host that tare uses in the lab, where they are installed.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
@@ -28,6 +30,9 @@ pub(super) struct LabArgs {
     /// A static program to run in the lab instead of tare
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
+    /// Guest kernel to use there [default: the one of the command's own --kernel, or practical]
+    #[arg(long, value_name = "VARIANT|PATH")]
+    kernel: Option<Choice>,
     /// A further file of this host to put into the lab, at the same path
     #[arg(long, value_name = "PATH")]
     with: Vec<PathBuf>,
@@ -79,7 +84,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<u8> {
         program: args.program.clone(),
         arguments: args.arguments.clone(),
         environment: Vec::new(),
-        kernel: None,
+        kernel: args.kernel.clone(),
         rootfs: None,
         extra: args.with.clone(),
         out_dir: args.out.clone(),
@@ -101,7 +106,7 @@ pub(super) struct Errand {
     pub(super) program: Option<PathBuf>,
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(String, String)>,
-    pub(super) kernel: Option<PathBuf>,
+    pub(super) kernel: Option<Choice>,
     pub(super) rootfs: Option<PathBuf>,
     pub(super) extra: Vec<PathBuf>,
     pub(super) out_dir: PathBuf,
@@ -131,14 +136,21 @@ impl Errand {
         if firmware.exists() {
             add_file(firmware, QEMU_FIRMWARE.to_owned());
         }
-        // What is not there is missed, with its remedy, by the command that asks for it.
-        let built = || Some(kit::built_kernel().ok()??.vmlinux);
-        if let Some(kernel) = self.kernel.or_else(built) {
-            let name =
-                kernel.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-            let inside = format!("{IN_DIR}/kernels/{name}/vmlinux");
-            add_file(kernel.clone(), inside.clone());
-            environment.push(("TARE_KERNEL".to_owned(), inside));
+        let mut add_kernel = |choice: &Choice| -> Result<String, guest_kernel::Error> {
+            let from = choice.find()?.path;
+            let name = from.parent().and_then(Path::file_name).unwrap_or_default();
+            let inside = format!("{KERNELS_DIR}/{}/vmlinux", name.to_string_lossy());
+            add_file(from, inside.clone());
+            Ok(inside)
+        };
+        let default = match &self.kernel {
+            Some(choice) => Some(add_kernel(choice)?),
+            // What is not there is missed, with its remedy, by the command that asks for it.
+            None => add_kernel(&Choice::default()).ok(),
+        };
+        environment.extend(default.map(|inside| ("TARE_KERNEL".to_owned(), inside)));
+        for variant in variants_in(&self.arguments) {
+            add_kernel(&Choice::Variant(variant))?;
         }
         for path in self.extra {
             let to = path.to_string_lossy().into_owned();
@@ -171,5 +183,35 @@ impl Errand {
             timeout: Duration::from_secs(self.machine.lab_timeout_s),
         };
         Ok(lab.run(&order)?)
+    }
+}
+
+/// The variants that a command names with `--kernel`: they go into the lab with it.
+fn variants_in(arguments: &[OsString]) -> Vec<&'static Variant> {
+    let mut words = arguments.iter().filter_map(|word| word.to_str());
+    let mut found = Vec::new();
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("--kernel") {
+            Some("") => words.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None => continue,
+        };
+        found.extend(value.and_then(Variant::by_name));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_variants_in_finds_both_forms_and_nothing_else() {
+        let names = |words: &[&str]| -> Vec<&str> {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            variants_in(&words).iter().map(|variant| variant.name).collect()
+        };
+        assert_eq!(names(&["compare", "--kernel", "bare", "--kernel=full"]), ["bare", "full"]);
+        assert!(names(&["--kernel", "./bare", "full", "--kernels=full", "--kernel"]).is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, low-level arguments made high-level once.
 
+mod bench;
 mod compare;
 mod doctor;
 mod kernel;
@@ -7,6 +8,8 @@ mod lab;
 mod launch;
 mod plan;
 mod report;
+mod round;
+mod snapshot;
 mod table;
 
 use std::io::Write;
@@ -14,6 +17,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::guest_kernel;
 
 /// Exit codes, documented in `tare --help`.
 pub mod exit {
@@ -27,6 +32,8 @@ pub mod exit {
     pub const INCOMPLETE: u8 = 4;
     /// `tare launch`: the boxes' exit codes differ.
     pub const DIFFERENT: u8 = 5;
+    /// `tare bench`: a figure is beyond what it must be.
+    pub const MISSED: u8 = 6;
     /// Ctrl-C or SIGTERM; what had been measured is saved.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -37,14 +44,16 @@ Exit codes:
   1    failed; standard error says at what, on what, and what to do
   2    wrong usage
   3    something needed is missing; standard error says how to get it
-  4    compare: some cells failed or could not run; launch: a box failed
+  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
   5    launch: the boxes' exit codes differ
+  6    bench: a figure is beyond what it must be
   130  interrupted; what had been measured is saved (in the lab: nothing is)
-launch passes on the command's own exit code where all boxes agree on it.
+launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
 Examples:
   tare doctor
   tare compare
+  tare bench vmm
   tare launch --on process,container,microvm -- uname -a";
 
 /// What isolation costs: one workload as a process, in a container and in a microVM.
@@ -61,6 +70,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run the comparison and write its report
     Compare(compare::CompareArgs),
+    /// Measure the figures of a suite and hold them against their limits
+    Bench(bench::BenchArgs),
     /// Run one command in several boxes side by side
     Launch(launch::LaunchArgs),
     /// Render a results file
@@ -70,6 +81,9 @@ enum Command {
     /// Build and find guest kernels
     #[command(subcommand)]
     Kernel(kernel::KernelCommand),
+    /// Keep a microVM that has booted, and go on from it as often as wanted
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tare completions bash > /etc/bash_completion.d/tare")]
     Completions {
@@ -92,9 +106,10 @@ pub enum HostChoice {
 /// What boxes are made of; the same for every command that starts some.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KitArgs {
-    /// Guest kernel: an x86-64 ELF image, or a bzImage [default: what `tare kernel build` made]
-    #[arg(long, value_name = "PATH", env = "TARE_KERNEL")]
-    pub kernel: Option<PathBuf>,
+    /// Guest kernel: a variant that `tare kernel build` makes, or the path of an x86-64 ELF image
+    /// or a bzImage [default: practical]
+    #[arg(long, value_name = "VARIANT|PATH", env = "TARE_KERNEL")]
+    pub kernel: Option<guest_kernel::Choice>,
     /// Directory with the root file system for commands [default: a small one with busybox]
     #[arg(long, value_name = "DIR", env = "TARE_ROOTFS")]
     pub rootfs: Option<PathBuf>,
@@ -106,7 +121,10 @@ pub struct KitArgs {
 
 impl KitArgs {
     fn choice(&self) -> crate::kit::Choice {
-        crate::kit::Choice { kernel: self.kernel.clone(), rootfs: self.rootfs.clone() }
+        crate::kit::Choice {
+            kernel: self.kernel.clone().unwrap_or_default(),
+            rootfs: self.rootfs.clone(),
+        }
     }
 }
 
@@ -118,10 +136,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let code = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Launch(args) => launch::run(&args)?,
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,
         Command::Kernel(command) => kernel::run(&command)?,
+        Command::Snapshot(command) => snapshot::run(&command)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());
             exit::OK
@@ -152,7 +172,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 /// The exit code for an error that ended a command.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let is_missing = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(crate::kit::Error::NoKernel))
+        matches!(cause.downcast_ref(), Some(guest_kernel::Error::NotBuilt(_)))
             || matches!(cause.downcast_ref(), Some(crate::lab::Error::NoQemu(_)))
             || matches!(cause.downcast_ref(), Some(tare_kernels::lab::Error::NoPackage(_)))
             || matches!(cause.downcast_ref(), Some(tare_kernels::SourceError::NoPackage))

@@ -5,12 +5,14 @@
 //! falls on all alike (METHOD rules 4 and 5). Nothing here knows a backend or a workload by name.
 
 mod attendant;
+mod density;
 mod floor;
 mod replicate;
 mod run;
 mod seed;
 
 pub use attendant::Attendant;
+pub use density::{Density, Error as DensityError, density};
 pub use floor::measure as measure_floors;
 pub use replicate::{Conduct, Error as ReplicateError, replicate};
 pub use run::{CellPlan, Finished, Schedule, run};

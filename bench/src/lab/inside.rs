@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
@@ -99,8 +100,8 @@ fn mount_fs(kind: &str, target: &str, options: &str) -> io::Result<()> {
 
 /// A host talks with itself by it.
 fn raise_loopback() -> io::Result<()> {
-    let address = tare_workload::Address { bytes: [127, 0, 0, 1], prefix: 8 };
-    tare_workload::raise_interface("lo", address).map_err(io::Error::other)
+    let raised = tare_container::raise_interface("lo", Ipv4Addr::LOCALHOST, 8);
+    raised.map_err(io::Error::other)
 }
 
 /// Gives the order a disk for its temporary files: ext4 on a RAM disk, as a machine has it. On a tmpfs, where fsync does

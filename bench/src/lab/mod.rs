@@ -82,6 +82,8 @@ pub const OUT_DIR: &str = "/out";
 pub const DISK_DIR: &str = "/disk";
 /// Directory in the lab that holds what went in.
 pub const IN_DIR: &str = "/tare";
+/// Directory in the lab with a directory for each guest kernel that went in, named as in the cache.
+pub const KERNELS_DIR: &str = "/tare/kernels";
 
 /// The lab could not be set up, or broke.
 #[derive(Debug, thiserror::Error)]

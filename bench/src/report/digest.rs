@@ -1,7 +1,7 @@
 //! What a report says, before it has a form.
 
-use super::facts;
 use super::table::{Datum, Table};
+use super::{facts, figures};
 use crate::claims;
 use crate::results::{
     Better, Cell, Clock, Edge, Estimate, Outcome, Results, Status, Verdict, better, series,
@@ -39,10 +39,11 @@ pub(super) struct Group<'a> {
 
 impl<'a> Digest<'a> {
     pub(super) fn new(results: &'a Results) -> Digest<'a> {
-        let claims = claims::judge(results);
+        // A suite is run for its figures, and has no cells for claims.
+        let claims = if results.suite.is_some() { Vec::new() } else { claims::judge(results) };
         let holds_for = claims.first().map(|verdict| verdict.holds_for.clone()).unwrap_or_default();
         let groups = groups(results);
-        let mut tables = Vec::new();
+        let mut tables: Vec<Table> = figures::table(results).into_iter().collect();
         for group in groups.iter().filter(|group| group.is_start_up()) {
             tables.push(start_up(results, group));
             tables.push(phases(group));
@@ -170,7 +171,7 @@ fn figure(cell: &Cell, metric: &str) -> Datum {
     }
 }
 
-fn clock_note(results: &Results) -> &'static str {
+pub(super) fn clock_note(results: &Results) -> &'static str {
     match results.clock {
         Clock::Wall => "",
         Clock::Virtual => " Virtual time.",

@@ -17,11 +17,11 @@ pub fn render_markdown(results: &Results) -> String {
     for warning in &digest.warnings {
         let _ = write!(text, "\n> **Note:** {}\n", escaped(warning));
     }
-    text += "\n## Claims\n\n| Claim | Verdict | Effect | Why |\n|---|---|---|---|\n";
-    for verdict in &digest.claims {
-        text += &claim(verdict);
+    if !digest.claims.is_empty() {
+        text += "\n## Claims\n\n| Claim | Verdict | Effect | Why |\n|---|---|---|---|\n";
+        text.extend(digest.claims.iter().map(claim));
+        let _ = write!(text, "\nThe verdicts hold for {}.\n", escaped(&digest.holds_for));
     }
-    let _ = write!(text, "\nThe verdicts hold for {}.\n", escaped(&digest.holds_for));
     for section in &digest.tables {
         text += &table(section);
     }

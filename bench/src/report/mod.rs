@@ -25,6 +25,7 @@
 mod chart;
 mod digest;
 mod facts;
+mod figures;
 mod format;
 mod html;
 mod markdown;
@@ -37,4 +38,4 @@ mod tests;
 
 pub use html::{Error, render_html};
 pub use markdown::render_markdown;
-pub use terminal::render_table;
+pub use terminal::{render_suites, render_table};

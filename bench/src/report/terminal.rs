@@ -3,9 +3,11 @@
 use std::fmt::Write;
 
 use super::digest::Digest;
+use super::figures;
 use super::format::{self, Unit};
 use super::table::{Datum, Table};
 use crate::results::{Ends, Outcome, Results, Verdict};
+use crate::suite::Suite;
 
 /// Width for running text.
 const WIDTH: usize = 100;
@@ -20,7 +22,9 @@ pub fn render_table(results: &Results) -> String {
     for warning in &digest.warnings {
         text += &wrapped(warning, "! ", "  ");
     }
-    heading(&mut text, "Claims");
+    if !digest.claims.is_empty() {
+        heading(&mut text, "Claims");
+    }
     for verdict in &digest.claims {
         claim(&mut text, verdict);
     }
@@ -36,6 +40,15 @@ pub fn render_table(results: &Results) -> String {
     heading(&mut text, "Reproduce");
     for (name, value) in &digest.reproduce {
         let _ = writeln!(text, "{name:<14}{}", plain(value));
+    }
+    text
+}
+
+/// What suites there are, and what their figures must be.
+pub fn render_suites(suites: &[&Suite]) -> String {
+    let mut text = String::new();
+    for suite in suites {
+        table(&mut text, &figures::limits(suite));
     }
     text
 }

@@ -1,8 +1,9 @@
 //! Reports of invented results, compared with those that were looked at and accepted.
 
-use super::{render_html, render_markdown, render_table};
+use super::{render_html, render_markdown, render_suites, render_table};
 use crate::results::fixture::synthetic;
-use crate::results::{Clock, Results};
+use crate::results::{Clock, Edge, Results, Status};
+use crate::suite::{self, tests::invented};
 
 /// The page without the results in it, which have their own test.
 fn page(results: &Results) -> String {
@@ -21,6 +22,27 @@ fn test_table_of_synthetic_results() {
 #[test]
 fn test_table_of_synthetic_results_in_virtual_time() {
     insta::assert_snapshot!("table_virtual", render_table(&synthetic(Clock::Virtual)));
+}
+
+#[test]
+fn test_table_of_a_suite() {
+    let mut results = invented(suite::find("vmm").unwrap(), Clock::Virtual, 3, "qemu");
+    for cell in results.cells.iter_mut().filter(|cell| cell.backend == "microvm:snapshot") {
+        cell.samples.clear();
+        cell.status = Status::Failed { why: "it hung".to_owned() };
+    }
+    results.cells[0].samples[1].edges_ns.insert(Edge::Init, 11_000_000);
+    results.summarise();
+    insta::assert_snapshot!("figures", render_table(&results));
+    for text in [page(&results), render_markdown(&results)] {
+        assert!(text.contains("Figures of the suite vmm") && text.contains("start-practical"));
+        assert!(!text.contains("Claims about"), "a suite has no cells for claims");
+    }
+}
+
+#[test]
+fn test_suites_are_listed_with_their_limits() {
+    insta::assert_snapshot!("suites", render_suites(suite::all()));
 }
 
 #[test]

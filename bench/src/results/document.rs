@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, HostFacts, Verdict};
+use super::{Cell, HostFacts, Suite, Verdict};
 
 /// Name of the format, in the field `schema`.
 pub const SCHEMA: &str = "tare-results";
@@ -11,7 +11,7 @@ pub const SCHEMA: &str = "tare-results";
 /// A new optional field does not change it; a changed meaning or a removed field does.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// One run of `tare compare`.
+/// One run of `tare compare` or `tare bench`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// Always [`SCHEMA`].
@@ -43,6 +43,9 @@ pub struct Results {
     pub floors: Vec<Floor>,
     /// Verdicts on the claims; they can be recomputed from the cells.
     pub claims: Vec<Verdict>,
+    /// Figures of the suite, where the run was one; they can be recomputed from the cells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suite: Option<Suite>,
 }
 
 impl Default for Results {
@@ -63,6 +66,7 @@ impl Default for Results {
             cells: Vec::new(),
             floors: Vec::new(),
             claims: Vec::new(),
+            suite: None,
         }
     }
 }

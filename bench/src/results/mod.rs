@@ -27,6 +27,7 @@
 mod cell;
 mod check;
 mod document;
+mod figure;
 mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -42,6 +43,7 @@ mod verdict;
 pub use cell::{Cell, Failure, Status};
 pub use check::Inconsistency;
 pub use document::{Artifact, Clock, Floor, Results, SCHEMA, SCHEMA_VERSION, Schedule, Tool};
+pub use figure::{Figure, Standing, Suite, Yardstick};
 pub use file::{Error, FILE_MAX_BYTES};
 pub use host::{Check, HostFacts, Level};
 pub use sample::{Better, Edge, MemoryUsage, MetricSamples, Sample};

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::fixture::synthetic;
 use super::{Clock, Results};
 use crate::claims;
+use crate::suite::{self, tests::invented};
 
 const SCHEMA: &str = include_str!("../../../results/schema-v1.json");
 
@@ -128,6 +129,19 @@ fn test_schema_and_reader_agree_on_what_is_required() {
             let is_valid = validator.check(&validator.root, &lacking, "$").is_ok();
             assert_eq!(is_valid, is_read(&lacking), "{pointer} without {name}");
         }
+    }
+}
+
+#[test]
+fn test_figures_of_a_suite_follow_the_schema() {
+    let validator = Validator::new();
+    for suite in suite::all() {
+        let mut results = invented(suite, Clock::Virtual, 3, "qemu");
+        results.created = "2026-01-02T03:04:05Z".to_owned();
+        let text = results.to_json(Path::new("x")).unwrap();
+        let document = serde_json::from_str(&text).unwrap();
+        validator.check(&validator.root, &document, "$").unwrap();
+        assert!(serde_json::from_str::<Results>(&text).unwrap() == results, "{}", suite.name);
     }
 }
 

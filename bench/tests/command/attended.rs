@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use crate::common::{Traces, alone, is_root, may_run, output, tare, text};
+use crate::common::{Traces, alone, among_labs, is_root, may_run, output, tare, text};
 use crate::lab::{has_lab, lab};
 
 #[test]
@@ -59,7 +59,7 @@ fn test_interactive_microvm_streams_whole_and_hears_signals() {
     if !may_run("test_interactive_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let tare = assert_cmd::cargo::cargo_bin!("tare");
     let script = format!(
         "run() {{ {tare} launch -i --on microvm -- \"$@\"; }}

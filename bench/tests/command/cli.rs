@@ -10,16 +10,24 @@ fn test_help_names_every_command_and_its_exit_codes() {
     let shown = output(tare().arg("--help"));
     assert!(shown.status.success(), "{}", text(&shown));
     let help = String::from_utf8(shown.stdout).unwrap();
-    for word in
-        ["doctor", "compare", "launch", "report", "lab", "kernel", "completions", "Exit codes"]
-    {
+    for word in [
+        "doctor",
+        "compare",
+        "bench",
+        "launch",
+        "report",
+        "lab",
+        "kernel",
+        "completions",
+        "Exit codes",
+    ] {
         assert!(help.contains(word), "'{word}' is missing in:\n{help}");
     }
 }
 
 #[test]
 fn test_every_command_s_help_has_an_example() {
-    for command in ["doctor", "compare", "launch", "report", "lab", "completions"] {
+    for command in ["doctor", "compare", "bench", "launch", "report", "lab", "completions"] {
         let shown = output(tare().args([command, "--help"]));
         let help = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(help.contains("Example"), "{command}:\n{help}");
@@ -55,6 +63,27 @@ fn test_doctor_json_is_json_and_lists_checks_and_backends() {
         .collect();
     let all = ["process", "container", "microvm", "microvm:snapshot", "microvm:clone", "qemu"];
     assert_eq!(names, all);
+}
+
+#[test]
+fn test_bench_ls_lists_every_figure_with_its_limits() {
+    let shown = output(tare().args(["bench", "ls"]));
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert!(text(&shown).contains("start-same-kernel  ≤ 0.300 ×"), "{}", text(&shown));
+    let shown = output(tare().args(["bench", "ls", "--json"]));
+    let json: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let figures = json[0]["figures"].as_array().unwrap();
+    assert!(figures.iter().all(|figure| figure["must"].is_number()), "{json}");
+    assert_eq!(json[0]["name"], "vmm");
+}
+
+#[test]
+fn test_bench_of_unknown_names_is_a_usage_error() {
+    for arguments in [["bench", "all", "--only", "restore"], ["bench", "vmm", "--only", "speed"]] {
+        let shown = output(tare().args(arguments));
+        assert_eq!(shown.status.code(), Some(2), "{}", text(&shown));
+        assert!(text(&shown).contains("[possible values: "), "{}", text(&shown));
+    }
 }
 
 #[test]

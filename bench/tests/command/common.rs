@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tare::results::Results;
 
@@ -51,12 +51,18 @@ pub(crate) fn may_run(test: &str, what: &str, is_there: bool) -> bool {
     is_there
 }
 
-/// One at a time: tests look at the whole host for traces, and a lab beside a measurement would
-/// disturb it.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
+/// Some tests look at the whole host for traces or measure on it; others only need a lab.
+static HOST: RwLock<()> = RwLock::new(());
+
+/// For a test that must be the only one: it looks at the whole host, or measures on it.
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
     // A test that failed while it held the lock has been reported already.
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    HOST.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test in the lab, which other labs do not disturb: its time is virtual.
+pub(crate) fn among_labs() -> RwLockReadGuard<'static, ()> {
+    HOST.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// True for root.

@@ -1,13 +1,15 @@
 //! MicroVMs that are copies of one: restored and cloned from the snapshot of a real Linux.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common::{alone, load_only, may_run, output, text};
+use crate::common::{among_labs, load_only, may_run, output, text};
 use crate::lab::{has_lab, lab};
 use tare::backend::{self, Assignment, Output};
-use tare::harness::{Attendant, Conduct, replicate};
+use tare::guest_kernel;
+use tare::harness::{Attendant, Conduct, density, replicate};
 use tare::kit::{Choice, Kit};
-use tare::results::Status;
+use tare::results::{MemoryUsage, Status};
 use tare_workload::{Channel, Job};
 
 /// Runs the next test where there can be a microVM: this very program, in the lab.
@@ -16,7 +18,7 @@ fn test_copies_of_a_microvm_are_each_their_own() {
     if !may_run("test_copies_of_a_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.arg("--program").arg(std::env::current_exe().unwrap());
@@ -24,6 +26,13 @@ fn test_copies_of_a_microvm_are_each_their_own() {
     let shown = output(command.args(["--", "--ignored", "--exact", inner, "--nocapture"]));
     assert!(shown.status.success(), "{}", text(&shown));
     assert!(text(&shown).contains("1 passed"), "{}", text(&shown));
+}
+
+/// Of the lab's kernel and root file system.
+fn kit() -> Kit {
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
+    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS") }).unwrap()
 }
 
 #[derive(Default)]
@@ -39,9 +48,7 @@ impl Attendant for Ear {
 #[test]
 #[ignore = "needs a host that can run microVMs: test_copies_of_a_microvm_are_each_their_own runs it"]
 fn inside_the_lab_copies_run() {
-    let path = |name: &str| std::env::var_os(name).map(Into::into);
-    let choice = Choice { kernel: path("TARE_KERNEL"), rootfs: path("TARE_ROOTFS") };
-    let kit = Kit::new(choice).unwrap();
+    let kit = kit();
     let script = "head -c 16 /dev/urandom | md5sum; date +%s; cat /proc/uptime";
     let workload = tare_workload::find("run").unwrap();
     for (name, with) in
@@ -89,7 +96,7 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     if !may_run("test_every_workload_runs_in_copies", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.args(["--", "compare", "--on", "microvm,microvm:snapshot,microvm:clone"]);
@@ -109,4 +116,47 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
         let ratio = init_ns(backend) / init_ns("microvm");
         assert!(ratio <= 0.3, "{backend} takes {ratio} of a boot's time to init");
     }
+}
+
+#[test]
+fn test_a_hundred_clones_are_light() {
+    if !may_run("test_a_hundred_clones_are_light", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = among_labs();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("deterministic", directory.path());
+    command.arg("--program").arg(std::env::current_exe().unwrap());
+    let inner = "copies::inside_the_lab_a_hundred_clones_live";
+    let shown = output(command.args(["--", "--ignored", "--exact", inner, "--nocapture"]));
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert!(text(&shown).contains("1 passed"), "{}", text(&shown));
+}
+
+#[test]
+#[ignore = "needs a host that can run microVMs: test_a_hundred_clones_are_light runs it"]
+fn inside_the_lab_a_hundred_clones_live() {
+    let kit = kit();
+    let assignment = Assignment {
+        job: Job { hold_ms: 600_000, ..Job::new(Channel::Com1, "start") },
+        memory_mib: 128,
+        with_rootfs: false,
+        scratch_mib: None,
+        direct: false,
+        transport: None,
+        output: Output::Null,
+    };
+    let prepared = backend::find("microvm:clone").unwrap().prepare(&kit, &assignment).unwrap();
+    let found = density(prepared.as_ref(), 100, Duration::from_secs(60)).unwrap();
+    println!("{} bytes each", found.each_bytes());
+    for (name, what, bytes) in &found.parts {
+        println!("{:>9} {name}: {what}", bytes / i64::from(found.count));
+    }
+    let mean = |of: fn(&MemoryUsage) -> u64| {
+        found.boxes.iter().map(of).sum::<u64>() / u64::from(found.count)
+    };
+    println!("{:>9} private dirty of the VMM", mean(|usage| usage.private_dirty_bytes));
+    println!("{:>9} guest RAM touched", mean(|usage| usage.guest_ram_touched_bytes.unwrap()));
+    assert_eq!(found.boxes.len(), 100);
+    assert!((64 << 10..1536 << 10).contains(&found.each_bytes()), "{}", found.each_bytes());
 }

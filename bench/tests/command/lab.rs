@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{Traces, alone, load_only, may_run, output, tare, text};
+use crate::common::{Traces, alone, among_labs, load_only, may_run, output, tare, text};
 use tare::results::{Clock, Results, Status};
 
 pub(crate) fn has_lab() -> bool {
@@ -31,7 +31,7 @@ fn test_launch_runs_one_command_in_all_three_boxes() {
     if !may_run("test_launch_runs_one_command_in_all_three_boxes", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let script = "echo pid $$; cat /etc/passwd | head -n 1; echo problem >&2; exit 3";
     let mut command = lab("deterministic", directory.path());
@@ -52,7 +52,7 @@ fn test_command_missing_in_the_microvm_is_said_and_the_lab_ends() {
     if !may_run("test_command_missing_in_the_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.args(["--", "launch", "--on", "microvm", "--", "/no/such"]);
@@ -66,7 +66,7 @@ fn test_two_rounds_give_identical_samples_and_beat_qemu() {
     if !may_run("test_two_rounds_give_identical_samples", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let rounds: Vec<Results> = (0..2)
         .map(|_| {
             let directory = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ fn test_every_workload_runs_in_the_microvm() {
     if !may_run("test_every_workload_runs_in_the_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     command.args([
@@ -135,7 +135,7 @@ fn test_containers_pass_their_tests_under_cgroup_v2() {
     if !may_run("test_containers_pass_their_tests_under_cgroup_v2", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("functional", directory.path());
     command.arg("--program").arg(container_tests());
@@ -174,7 +174,7 @@ fn test_bad_input_to_the_microvm_is_said_and_leaves_nothing() {
     if !may_run("test_bad_input_to_the_microvm", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let tare = assert_cmd::cargo::cargo_bin!("tare");
     let script = format!(
         "try() {{ name=$1; shift; {tare} launch --on microvm \"$@\" -- true >/tmp/said 2>&1; \
@@ -220,7 +220,7 @@ fn test_debian_cloud_kernel_boots_to_init_from_its_bzimage() {
     if !may_run("test_debian_cloud_kernel_boots_to_init", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let cache = tare_kernels::Cache::open().unwrap();
     let kernel = tare_kernels::lab::kernel(&cache, &tare_kernels::Stderr::new()).unwrap();
     let directory = tempfile::tempdir().unwrap();

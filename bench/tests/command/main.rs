@@ -2,8 +2,10 @@
 //! [`lab`] needs QEMU.
 
 mod attended;
+mod bench;
 mod cli;
 mod common;
 mod copies;
+mod devices;
 mod host;
 mod lab;

@@ -11,8 +11,9 @@
 //! | `park=1` | [`Job::parks`] |
 //! | `hold_ms=N` | [`Job::hold_ms`] |
 //! | `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
-//! | `address=ADDRESS/PREFIX`, `peer=vsock:PORT` or `peer=tcp:ADDRESS:PORT` | the fields of these names |
 //! | `stdio=fd:N` or `stdio=vsock:PORT`, `terminal=ROWSxCOLUMNS` | the fields of these names |
+//! | `network=NAME,MAC,ADDRESS/PREFIX,GATEWAY` | [`Job::network`] |
+//! | `peer=vsock:PORT` or `peer=tcp:ADDRESS:PORT` | [`Job::peer`] |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
 //! | any other `key=value` | [`Job::parameters`] |
 
@@ -23,7 +24,8 @@ use alloc::vec::Vec;
 
 use crate::channel::Channel;
 use crate::conversation::{Line, WindowSize};
-use crate::exchange::{Address, Peer};
+use crate::exchange::Peer;
+use crate::network::Network;
 use crate::percent;
 use crate::report::clipped;
 
@@ -61,8 +63,8 @@ pub struct Job {
     pub scratch: Option<String>,
     /// Block device to mount on `scratch` first (microVM only).
     pub scratch_device: Option<String>,
-    /// Address of the box's network interface, which the agent sets up first (microVM only).
-    pub address: Option<Address>,
+    /// What a network interface is given first.
+    pub network: Option<Network>,
     /// The program of the host that the box exchanges data with.
     pub peer: Option<Peer>,
     /// Command to run, for the workload `run`: program and arguments.
@@ -126,7 +128,7 @@ impl Job {
             root: None,
             scratch: None,
             scratch_device: None,
-            address: None,
+            network: None,
             peer: None,
             command: Vec::new(),
             stdio: None,
@@ -161,7 +163,7 @@ impl Job {
         ] {
             words.extend(value.as_ref().map(|value| pair(key, value)));
         }
-        words.extend(self.address.map(|address| alloc::format!("address={address}")));
+        words.extend(self.network.as_ref().map(|network| alloc::format!("network={network}")));
         words.extend(self.peer.map(|peer| alloc::format!("peer={peer}")));
         words.extend(self.stdio.map(|line| alloc::format!("stdio={line}")));
         words.extend(self.terminal.map(|size| alloc::format!("terminal={size}")));
@@ -232,9 +234,11 @@ impl Job {
                 "root" => job.root = Some(decoded(key, value)?),
                 "scratch" => job.scratch = Some(decoded(key, value)?),
                 "scratch_device" => job.scratch_device = Some(decoded(key, value)?),
-                "address" => {
-                    let wrong = || invalid(key, value, "it must be ADDRESS/PREFIX of IPv4");
-                    job.address = Some(Address::parse(value).ok_or_else(wrong)?);
+                "network" => {
+                    let network = Network::parse(value);
+                    let wrong =
+                        || invalid(key, value, "it must be NAME,MAC,ADDRESS/PREFIX[,GATEWAY]");
+                    job.network = Some(network.ok_or_else(wrong)?);
                 }
                 "peer" => {
                     let wrong = || invalid(key, value, "it must be vsock:PORT or tcp:ADDRESS:PORT");
@@ -277,7 +281,7 @@ pub(crate) const RESERVED_KEYS: [&str; 12] = [
     "root",
     "scratch",
     "scratch_device",
-    "address",
+    "network",
     "peer",
     "stdio",
     "terminal",
@@ -362,16 +366,16 @@ mod tests {
                 "stdio=com1 is not valid: it must be fd:NUMBER or vsock:PORT",
             ),
             (
-                "channel=com1 workload=a address=1.2.3.4",
-                "address=1.2.3.4 is not valid: it must be ADDRESS/PREFIX of IPv4",
-            ),
-            (
                 "channel=com1 workload=a peer=udp:1",
                 "peer=udp:1 is not valid: it must be vsock:PORT or tcp:ADDRESS:PORT",
             ),
             (
                 "channel=com1 workload=a terminal=80",
                 "terminal=80 is not valid: it must be ROWSxCOLUMNS",
+            ),
+            (
+                "channel=com1 workload=a network=eth0",
+                "network=eth0 is not valid: it must be NAME,MAC,ADDRESS/PREFIX[,GATEWAY]",
             ),
             ("channel=com1 workload=a x=%ff", "x=%ff is not valid: it is not UTF-8"),
         ] {
@@ -405,19 +409,25 @@ mod tests {
             hold_ms in any::<u32>(),
             paths in proptest::array::uniform3(proptest::option::of("[^\0]{0,12}")),
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
-            address in proptest::option::of((any::<[u8; 4]>(), 0_u8..=32)),
             peer in proptest::option::of(prop_oneof![
                 any::<u32>().prop_map(Peer::Vsock),
                 any::<([u8; 4], u16)>().prop_map(|(address, port)| Peer::Tcp(address, port)),
             ]),
             stdio in proptest::option::of(any::<u32>().prop_map(Line::Vsock)),
             terminal in proptest::option::of(any::<(u16, u16)>()),
+            network in proptest::option::of(any::<(u8, [u8; 4], Option<[u8; 4]>)>()),
         ) -> Job {
             let [root, scratch, scratch_device] = paths;
-            let address = address.map(|(bytes, prefix)| Address { bytes, prefix });
+            let network = network.map(|(mac, address, gateway)| Network {
+                interface: "eth0".to_string(),
+                mac: [2, mac, 0, 0, 0, 1],
+                address,
+                prefix: mac % 33,
+                gateway,
+            });
             let terminal = terminal.map(|(rows, columns)| WindowSize { rows, columns });
             Job {
-                channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, address,
+                channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, network,
                 peer, command, stdio, terminal,
             }
         }

@@ -62,6 +62,7 @@ mod exchange;
 mod frame;
 mod job;
 mod mark;
+mod network;
 mod parameter;
 mod percent;
 mod random;
@@ -74,7 +75,7 @@ pub use channel::Channel;
 pub use conversation::{CONVERSATION_PORT, INPUT_WINDOW_BYTES, Line, WindowSize};
 pub use env::{Env, Outlet, Stdio};
 pub use error::{Context, Errno, Error};
-pub use exchange::{Address, Peer, raise_interface, serve};
+pub use exchange::{Peer, serve};
 pub use frame::{
     Decoder, Event, FRAME_HEADER_BYTES, FRAME_PAYLOAD_MAX_BYTES, FRAME_START, FrameError,
     FrameKind, frame_header,
@@ -84,6 +85,7 @@ pub use job::{
     PARK_WORD,
 };
 pub use mark::Mark;
+pub use network::Network;
 pub use parameter::{Parameter, ParameterError, Params};
 pub use report::{
     METRIC_NAME_MAX_BYTES, Metric, REPORT_METRICS_MAX, REPORT_SAMPLES_MAX, Report, ReportError,

@@ -1,7 +1,9 @@
 //! The caller's own code in a jail: what a forked child sees and may do before and after.
 
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tare_container::{
     Capabilities, Dev, Entrance, Error, Jail, Namespaces, Proc, Program, Rootfs, Spec, Stream, User,
@@ -25,12 +27,45 @@ fn spec(root: &std::path::Path) -> Spec {
     }
 }
 
+/// Runs `test` in a fork of the test runner, where it is the only thread. [`Jail::fork`] asks for
+/// that: the allocator's lock could be another thread's, and in the child it would be so for ever.
+fn with_one_thread(name: &str, test: fn(&Bench)) {
+    let Some(bench) = Bench::new(name) else { return };
+    // SAFETY: musl's own fork leaves the child an allocator that works; of the standard library's
+    // locks the tests below use none that the runner's other threads do.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "{}", io::Error::last_os_error());
+    if pid == 0 {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            assert_eq!(fs::read_dir("/proc/self/task").unwrap().count(), 1);
+            test(&bench);
+        }));
+        if let Err(payload) = &outcome {
+            // The runner's buffer for a panic's message is lost with this process.
+            let said = payload.downcast_ref::<String>().map_or("it panicked", String::as_str);
+            let _ = writeln!(io::stderr(), "{name}: {said}");
+        }
+        let failed = outcome.is_err();
+        // SAFETY: ends this process at once; exit handlers belong to the runner.
+        unsafe { libc::_exit(i32::from(failed)) }
+    }
+    let mut status = 0;
+    // SAFETY: a child of this process and a valid address.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert_eq!(status, 0, "{name} failed in its fork: its message is above");
+}
+
 /// Forks into the jail and waits: the function's exit status.
 fn status(jail: &Jail, child: fn(Entrance<'_>) -> i32) -> i32 {
-    // SAFETY: the children allocate at most, through musl's allocator, whose lock a fork leaves
-    // free; the tests of this program take turns.
+    // SAFETY: `with_one_thread` has seen that there is no other.
     let mut container = unsafe { jail.fork(child) }.unwrap();
     container.wait().unwrap().shell_status()
+}
+
+fn empty_jail(bench: &Bench) -> Jail {
+    let root = bench.directory.path().join("empty");
+    fs::create_dir(&root).unwrap();
+    spec(&root).jail().unwrap()
 }
 
 fn is(condition: bool, code: i32) -> Result<(), i32> {
@@ -68,45 +103,38 @@ fn inspect(entrance: Entrance<'_>) -> Result<(), i32> {
 
 #[test]
 fn test_jail_entered_sees_only_its_root_and_has_no_privileges() {
-    let Some(bench) = Bench::new("test_jail_entered_sees_only_its_root_and_has_no_privileges")
-    else {
-        return;
-    };
-    let root = bench.directory.path().join("empty");
-    fs::create_dir(&root).unwrap();
-    let jail = spec(&root).jail().unwrap();
-    for _ in 0..3 {
-        assert_eq!(status(&jail, |entrance| inspect(entrance).err().unwrap_or(0)), 0);
-    }
+    with_one_thread("test_jail_entered_sees_only_its_root_and_has_no_privileges", |bench| {
+        let jail = empty_jail(bench);
+        for _ in 0..3 {
+            assert_eq!(status(&jail, |entrance| inspect(entrance).err().unwrap_or(0)), 0);
+        }
+    });
 }
 
 #[test]
 fn test_jail_child_that_panics_ends_by_itself() {
-    let Some(bench) = Bench::new("test_jail_child_that_panics_ends_by_itself") else { return };
-    let root = bench.directory.path().join("empty");
-    fs::create_dir(&root).unwrap();
-    let jail = spec(&root).jail().unwrap();
-    assert_eq!(status(&jail, |_| panic!("as the test wants it")), 101);
+    with_one_thread("test_jail_child_that_panics_ends_by_itself", |bench| {
+        assert_eq!(status(&empty_jail(bench), |_| panic!("as the test wants it")), 101);
+    });
 }
 
 #[test]
 fn test_jail_dropped_container_kills_its_child() {
-    let Some(bench) = Bench::new("test_jail_dropped_container_kills_its_child") else { return };
-    let root = bench.directory.path().join("empty");
-    fs::create_dir(&root).unwrap();
-    let jail = spec(&root).jail().unwrap();
-    // SAFETY: the child only sleeps.
-    let container = unsafe {
-        jail.fork(|_| {
-            libc::pause();
-            0
-        })
-    };
-    let container = container.unwrap();
-    let pid = container.pid();
-    assert!(fs::exists(format!("/proc/{pid}/status")).unwrap());
-    drop(container);
-    assert!(!fs::exists(format!("/proc/{pid}/status")).unwrap());
+    with_one_thread("test_jail_dropped_container_kills_its_child", |bench| {
+        let jail = empty_jail(bench);
+        // SAFETY: `with_one_thread` has seen that there is no other.
+        let container = unsafe {
+            jail.fork(|_| {
+                libc::pause();
+                0
+            })
+        };
+        let container = container.unwrap();
+        let pid = container.pid();
+        assert!(fs::exists(format!("/proc/{pid}/status")).unwrap());
+        drop(container);
+        assert!(!fs::exists(format!("/proc/{pid}/status")).unwrap());
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The kernel, the initramfs and the command line are outside input: every number in them is
 //! checked before it is used.
 
+mod acpi;
 mod bzimage;
 mod cmdline;
 mod elf;
@@ -24,7 +25,7 @@ pub(crate) use cmdline::compose;
 pub(crate) use image::{Image, Piece};
 pub(crate) use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_ENTRIES, TSS_SELECTOR, descriptor};
 
-use crate::layout::{CMDLINE, GDT, MP_TABLE, PAGE_TABLES, START_INFO, ZERO_PAGE};
+use crate::layout::{ACPI_TABLES, CMDLINE, GDT, MP_TABLE, PAGE_TABLES, START_INFO, ZERO_PAGE};
 use crate::{BootProtocol, Config};
 use image::Draft;
 
@@ -172,8 +173,9 @@ pub(crate) struct Entry {
     pub(crate) protocol: BootProtocol,
 }
 
-/// Lays out kernel, initramfs and boot data; `cmdline` is already composed.
-pub(crate) fn lay_out(config: &Config, cmdline: &str) -> Result<Image, BootError> {
+/// Lays out kernel, initramfs and boot data; `cmdline` is already composed, and `irqs` are the lines
+/// of the virtio devices.
+pub(crate) fn lay_out(config: &Config, cmdline: &str, irqs: &[u32]) -> Result<Image, BootError> {
     let failed = |what| move |error| BootError::Image { what, error };
     let mut draft = Draft::new(config.memory_bytes).map_err(failed("anything"))?;
     let kernel = elf::load(&config.kernel, &mut draft)?;
@@ -187,18 +189,23 @@ pub(crate) fn lay_out(config: &Config, cmdline: &str) -> Result<Image, BootError
     write("the GDT", GDT, &tables::gdt(config.protocol))?;
     // The NUL after it is there: fresh guest memory is zero.
     write("the command line", CMDLINE, cmdline.as_bytes())?;
-    if config.vcpus > 1 {
+    let root_pointer = config.acpi.then_some(ACPI_TABLES);
+    if config.acpi {
+        let tables = acpi::build(ACPI_TABLES, config.vcpus, irqs);
+        write("the ACPI tables", ACPI_TABLES, &tables)?;
+    } else if config.vcpus > 1 {
         write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
     }
     let address = match config.protocol {
         BootProtocol::Linux64 => {
             write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
-            let page = zero_page::build(config.memory_bytes, cmdline.len(), initramfs);
+            let page =
+                zero_page::build(config.memory_bytes, cmdline.len(), initramfs, root_pointer);
             write("the zero page", ZERO_PAGE, &page)?;
             kernel.entry
         }
         BootProtocol::Pvh => {
-            let info = pvh::start_info(config.memory_bytes, initramfs);
+            let info = pvh::start_info(config.memory_bytes, initramfs, root_pointer);
             write("the start info", START_INFO, &info)?;
             let path = || config.kernel.clone();
             kernel.pvh_entry.ok_or_else(|| BootError::NoPvh { path: path() })?

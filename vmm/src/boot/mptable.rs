@@ -3,8 +3,8 @@
 
 const PROCESSOR_ENABLED: u8 = 1;
 const PROCESSOR_BOOT: u8 = 2;
-const IO_APIC_ADDRESS: u32 = 0xfec0_0000;
-const LOCAL_APIC_ADDRESS: u32 = 0xfee0_0000;
+pub(super) const IO_APIC_ADDRESS: u32 = 0xfec0_0000;
+pub(super) const LOCAL_APIC_ADDRESS: u32 = 0xfee0_0000;
 /// Versions of KVM's APICs.
 const IO_APIC_VERSION: u8 = 0x11;
 const LOCAL_APIC_VERSION: u8 = 0x14;

@@ -43,8 +43,12 @@ pub(super) fn entry(mut notes: &[u8]) -> Option<u64> {
 }
 
 /// `struct hvm_start_info` to lie at [`START_INFO`], its list of modules, which is the initramfs or
-/// nothing, and its memory map.
-pub(super) fn start_info(memory_bytes: u64, initramfs: Option<Placed>) -> [u8; BYTES] {
+/// nothing, its memory map, and the address of ACPI's root pointer or 0.
+pub(super) fn start_info(
+    memory_bytes: u64,
+    initramfs: Option<Placed>,
+    acpi: Option<u64>,
+) -> [u8; BYTES] {
     let mut info = [0; BYTES];
     let mut set = |at: usize, bytes: &[u8]| info[at..at + bytes.len()].copy_from_slice(bytes);
     set(0, &MAGIC.to_le_bytes());
@@ -56,6 +60,7 @@ pub(super) fn start_info(memory_bytes: u64, initramfs: Option<Placed>) -> [u8; B
         set(MODULES + 8, &bytes.to_le_bytes());
     }
     set(24, &CMDLINE.to_le_bytes());
+    set(32, &acpi.unwrap_or(0).to_le_bytes());
     set(40, &(START_INFO + MEMORY_MAP as u64).to_le_bytes());
     let mut entries = 0_u32;
     let map = e820(memory_bytes).take(MEMORY_MAP_ENTRIES_MAX);
@@ -104,13 +109,14 @@ mod tests {
 
     #[test]
     fn test_start_info_points_at_initramfs_and_memory() {
-        let info = start_info(5 << 30, Some(Placed { start: 0x200_0000, bytes: 99 }));
+        let info =
+            start_info(5 << 30, Some(Placed { start: 0x200_0000, bytes: 99 }), Some(0xe_0000));
         let word = |at: usize| u64::from_le_bytes(info[at..at + 8].try_into().unwrap());
         assert_eq!(word(0), 0x1_336e_c578);
         assert_eq!(word(8), 1 << 32);
         let modules = (word(16) - START_INFO) as usize;
         assert_eq!((word(modules), word(modules + 8)), (0x200_0000, 99));
-        assert_eq!(word(24), CMDLINE);
+        assert_eq!((word(24), word(32)), (CMDLINE, 0xe_0000));
         let map = (word(40) - START_INFO) as usize;
         assert_eq!(word(48), 4);
         assert_eq!((word(map + 72), word(map + 80), word(map + 88)), (4 << 30, 2 << 30, 1));

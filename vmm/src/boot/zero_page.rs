@@ -9,6 +9,7 @@ use crate::memory::ranges;
 
 const PAGE_BYTES: usize = 4096;
 
+const ACPI_RSDP_ADDR: usize = 0x70;
 const E820_ENTRIES: usize = 0x1e8;
 const BOOT_FLAG: usize = 0x1fe;
 const HEADER_MAGIC: usize = 0x202;
@@ -31,14 +32,18 @@ const LOADED_HIGH: u8 = 1;
 pub(super) const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
-/// Builds the page for a guest of `memory_bytes`.
+/// Builds the page for a guest of `memory_bytes`, with the address of ACPI's root pointer if it has one.
 pub(super) fn build(
     memory_bytes: u64,
     cmdline_bytes: usize,
     initramfs: Option<Placed>,
+    acpi: Option<u64>,
 ) -> [u8; PAGE_BYTES] {
     let mut page = [0; PAGE_BYTES];
     let mut set = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    if let Some(address) = acpi {
+        set(ACPI_RSDP_ADDR, &address.to_le_bytes());
+    }
     set(BOOT_FLAG, &0xaa55_u16.to_le_bytes());
     set(HEADER_MAGIC, b"HdrS");
     set(VERSION, &PROTOCOL.to_le_bytes());
@@ -87,9 +92,11 @@ mod tests {
 
     #[test]
     fn test_build_small_guest_has_header_and_three_ranges() {
-        let page = build(128 << 20, 9, Some(Placed { start: 0x7ff_0000, bytes: 77 }));
+        let page =
+            build(128 << 20, 9, Some(Placed { start: 0x7ff_0000, bytes: 77 }), Some(0xe_0000));
         assert_eq!(&page[0x202..0x206], b"HdrS");
         assert_eq!(&page[0x1fe..0x200], [0x55, 0xaa]);
+        assert_eq!(u32_at(&page, 0x70), 0xe_0000);
         assert_eq!(page[TYPE_OF_LOADER], 0xff);
         assert_eq!(u32_at(&page, CMD_LINE_PTR), 0x2_0000);
         assert_eq!(u32_at(&page, CMDLINE_SIZE), 9);
@@ -104,8 +111,9 @@ mod tests {
 
     #[test]
     fn test_build_without_initramfs_leaves_its_fields_zero() {
-        let page = build(128 << 20, 0, None);
+        let page = build(128 << 20, 0, None, None);
         assert_eq!((u32_at(&page, RAMDISK_IMAGE), u32_at(&page, RAMDISK_SIZE)), (0, 0));
+        assert_eq!(u32_at(&page, ACPI_RSDP_ADDR), 0);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The keyboard controller, of which only the reset line is there.
 
 /// Its command and status port.
-pub(super) const COMMAND: u16 = 0x64;
+pub(crate) const COMMAND: u16 = 0x64;
 
 /// "Pulse output port" with all lines but the reset line high.
-const PULSE_RESET: u8 = 0xfe;
+pub(crate) const PULSE_RESET: u8 = 0xfe;
 
 /// See the module's text.
 pub(super) struct I8042;

@@ -15,8 +15,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 
+pub(crate) use i8042::{COMMAND as RESET_PORT, PULSE_RESET as RESET_VALUE};
 pub(crate) use line::Line;
+pub use renewal::MESSAGE_MAX_BYTES;
 pub(crate) use saved::Saved;
+pub(crate) use serial::DATA as SERIAL_PORT;
 pub(crate) use virtio::{
     Balloon, Block, Console, Control, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock,
 };
@@ -96,6 +99,11 @@ impl Devices {
             renewal: Mutex::new(renewal(config)),
             virtio: virtio.collect::<Result<Vec<_>, usize>>()?,
         })
+    }
+
+    /// Has a message for the guest follow its renewal record.
+    pub(crate) fn tell(&self, message: Vec<u8>) {
+        lock(&self.renewal).tell(message);
     }
 
     /// Has every device finish what it has begun, and takes their state.

@@ -11,7 +11,8 @@
 //! | 16–47 | random bytes for the guest's own generator |
 //! | 48–55 | nanoseconds since 1970 |
 //! | 56–59 | its vsock CID, or 0 |
-//! | 60–63 | 0 |
+//! | 60–63 | length of the message that follows, or 0 |
+//! | 64– | the message: what the embedder has for this guest ([`Vmm::tell`](crate::Vmm::tell)) |
 //!
 //! Numbers are little-endian. Each record is made when its first byte is read, so a guest that
 //! reads after the point finds what is true where it goes on. A write lets the next read begin a
@@ -21,8 +22,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The port; nothing of a PC is there.
 pub(super) const PORT: u16 = 0xe00;
-/// Length of a record.
+/// Length of a record without its message.
 const RECORD_BYTES: usize = 64;
+/// A longer message is not taken.
+pub const MESSAGE_MAX_BYTES: usize = 64 << 10;
 const RANDOM_BYTES: usize = 48;
 
 /// See the module's text.
@@ -30,13 +33,21 @@ const RANDOM_BYTES: usize = 48;
 pub(super) struct Renewal {
     guest_cid: u32,
     record: [u8; RECORD_BYTES],
+    message: Vec<u8>,
     next: usize,
 }
 
 impl Renewal {
     /// For a guest with that CID, or 0.
     pub(super) fn new(guest_cid: u32) -> Renewal {
-        Renewal { guest_cid, record: [0; RECORD_BYTES], next: 0 }
+        Renewal { guest_cid, record: [0; RECORD_BYTES], message: Vec::new(), next: 0 }
+    }
+
+    /// Has a message follow each record; no more than [`MESSAGE_MAX_BYTES`] of it.
+    pub(super) fn tell(&mut self, mut message: Vec<u8>) {
+        message.truncate(MESSAGE_MAX_BYTES);
+        self.message = message;
+        self.next = 0;
     }
 
     /// The guest wrote.
@@ -50,8 +61,11 @@ impl Renewal {
             if self.next == 0 {
                 self.renew();
             }
-            *byte = self.record[self.next];
-            self.next = (self.next + 1) % RECORD_BYTES;
+            *byte = match self.next.checked_sub(RECORD_BYTES) {
+                None => self.record[self.next],
+                Some(at) => self.message.get(at).copied().unwrap_or(0),
+            };
+            self.next = (self.next + 1) % (RECORD_BYTES + self.message.len());
         }
     }
 
@@ -62,6 +76,7 @@ impl Renewal {
         let now_ns = u64::try_from(since.as_nanos()).unwrap_or(0);
         rest[..8].copy_from_slice(&now_ns.to_le_bytes());
         rest[8..12].copy_from_slice(&self.guest_cid.to_le_bytes());
+        rest[12..].copy_from_slice(&(self.message.len() as u32).to_le_bytes());
     }
 }
 
@@ -97,5 +112,23 @@ mod tests {
         renewal.rewind();
         renewal.read(&mut second);
         assert_ne!(first[..16], second[..16]);
+    }
+
+    #[test]
+    fn test_read_a_message_follows_each_record() {
+        let mut renewal = Renewal::new(0);
+        renewal.tell(b"for you".to_vec());
+        for _ in 0..2 {
+            let mut record = [0; RECORD_BYTES];
+            renewal.read(&mut record);
+            assert_eq!(record[60..], [7, 0, 0, 0]);
+            let mut message = [0; 7];
+            renewal.read(&mut message);
+            assert_eq!(&message, b"for you");
+        }
+        renewal.tell(vec![1; MESSAGE_MAX_BYTES + 1]);
+        let mut record = [0; RECORD_BYTES];
+        renewal.read(&mut record);
+        assert_eq!(record[60..], (MESSAGE_MAX_BYTES as u32).to_le_bytes());
     }
 }

@@ -5,7 +5,7 @@
 //! accounts for them, so that an exit with many bytes stays one.
 
 /// Receive buffer and transmit holding register; also the divisor's low byte.
-pub(super) const DATA: u16 = 0x3f8;
+pub(crate) const DATA: u16 = 0x3f8;
 /// The scratch register, the last of eight.
 pub(super) const LAST: u16 = DATA + SCRATCH;
 

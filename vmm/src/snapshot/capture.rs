@@ -1,29 +1,42 @@
 //! Taking a snapshot.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use super::{Guest, Kind, MEMORY, STATE, SnapshotError, Writer, pages};
+use super::files::Parent;
+use super::output::Output;
+use super::pagemap::Pagemap;
+use super::pages::Source;
+use super::{Guest, Kind, Snapshot, SnapshotError, Writer};
+use crate::memory::GuestRam;
 use crate::{Error, Prepared, controllers, cpu, devices};
 
 /// The files of a snapshot that is going to be taken, opened beforehand: a VMM that has given up
-/// its root file system cannot open any.
+/// its root file system cannot open any. It must still be allowed to rename a file in the directory.
 ///
 /// Make it in the VMM's own process, whose memory it will read.
 #[derive(Debug)]
 pub struct Capture {
-    state: File,
-    memory: File,
-    pagemap: File,
+    output: Output,
+    pagemap: Pagemap,
     guest: Guest,
+    base: Option<Base>,
+}
+
+/// What a differential snapshot differs from.
+#[derive(Debug)]
+struct Base {
+    parent: Parent,
+    place: PathBuf,
+    memory: File,
 }
 
 /// What a snapshot takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Captured {
-    /// Bytes of guest RAM in it: pages that are not zero.
+    /// Bytes of guest RAM in it: pages that are not zero, or of a differential snapshot pages that
+    /// differ.
     pub memory_bytes: u64,
     /// Bytes of the rest.
     pub state_bytes: u64,
@@ -37,22 +50,38 @@ impl Capture {
     ///
     /// [`SnapshotError::File`], with what cannot be made.
     pub fn create(directory: &Path, prepared: &Prepared) -> Result<Capture, SnapshotError> {
-        fs::create_dir(directory).map_err(SnapshotError::file("make the directory", directory))?;
-        let private = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(directory, private)
-            .map_err(SnapshotError::file("protect", directory))?;
-        let new = |name: &str| {
-            let path = directory.join(name);
-            let file = File::options().write(true).create_new(true).open(&path);
-            file.map_err(SnapshotError::file("make", &path))
-        };
-        let pagemap = Path::new("/proc/self/pagemap");
         Ok(Capture {
-            state: new(STATE)?,
-            memory: new(MEMORY)?,
-            pagemap: File::open(pagemap).map_err(SnapshotError::file("open", pagemap))?,
+            output: Output::create(directory)?,
+            pagemap: Pagemap::open()?,
             guest: Guest::of(prepared)?,
+            base: None,
         })
+    }
+
+    /// As [`create`](Capture::create), for a guest that was restored from `parent`: the snapshot will
+    /// have only the pages that differ from it, and can be restored as long as `parent` is
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// As of `create`.
+    pub fn difference(
+        directory: &Path,
+        prepared: &Prepared,
+        parent: &Snapshot,
+    ) -> Result<Capture, SnapshotError> {
+        let place = parent.directory();
+        let place = fs::canonicalize(place).map_err(SnapshotError::file("find", place))?;
+        let memory = parent.memory().try_clone();
+        let memory = memory.map_err(SnapshotError::file("open the memory of", &place))?;
+        let base = Base { parent: parent.as_parent(), memory, place };
+        Ok(Capture { base: Some(base), ..Capture::create(directory, prepared)? })
+    }
+
+    /// Has the snapshot on the disk (fsync) when it is taken. Else it is safe from the end of this
+    /// process, however that comes, and not from a loss of power.
+    pub fn durable(self) -> Capture {
+        Capture { output: self.output.durable(), ..self }
     }
 
     /// Writes everything. No vCPU and no device may be running.
@@ -62,23 +91,29 @@ impl Capture {
         vcpus: &[cpu::Saved],
         controllers: &controllers::Saved,
         devices: &devices::Saved,
-        ram: &crate::memory::GuestRam,
+        ram: &GuestRam,
     ) -> Result<Captured, Error> {
         let failed = SnapshotError::Write;
-        let pages = pages::write(ram, &self.pagemap, ram.base(), &self.memory).map_err(failed)?;
+        let source = Source { ram, pagemap: &self.pagemap };
         let mut writer = Writer::new();
         writer.section(Kind::Guest, 0, &self.guest);
+        let pages = match &self.base {
+            None => source.write(&self.output.memory).map_err(failed)?,
+            Some(Base { parent, place, memory }) => {
+                if ram.origin() != Some(parent.id) {
+                    return Err(SnapshotError::Origin { path: place.clone() }.into());
+                }
+                writer.section(Kind::Parent, 0, parent);
+                writer.section(Kind::Parent, 1, place.as_os_str().as_bytes());
+                source.write_difference(&self.output.memory, memory).map_err(failed)?
+            }
+        };
         for (index, vcpu) in vcpus.iter().enumerate() {
             writer.section(Kind::CpuId, index, prepared.identity.entries(index));
             vcpu.write(&mut writer, index);
         }
         controllers.write(&mut writer);
         devices.write(&mut writer);
-        writer.section(Kind::Memory, 0, &pages.checksum);
-        writer.section(Kind::Memory, 1, pages.extents.as_slice());
-        let state = writer.finish();
-        // Last: a snapshot without it is refused.
-        (&self.state).write_all(&state).map_err(failed)?;
-        Ok(Captured { memory_bytes: pages.bytes(), state_bytes: state.len() as u64 })
+        Ok(self.output.finish(writer, &pages)?)
     }
 }

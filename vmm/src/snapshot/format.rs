@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 const MAGIC: &[u8; 8] = b"TARESNAP";
 /// Changes with the format and with the meaning of any section.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 4;
 /// More than any guest of this machine has.
@@ -27,6 +27,10 @@ pub(crate) enum Kind {
     Guest = 1,
     /// What a vCPU says of itself.
     CpuId = 2,
+    /// Of a differential snapshot: which one it differs from, and where that was.
+    Parent = 3,
+    /// Which snapshot it is.
+    Id = 4,
     /// The registers of a vCPU, a section for each group of them.
     Registers = 0x10,
     SystemRegisters = 0x11,
@@ -86,9 +90,21 @@ impl Writer {
         index: usize,
         contents: &T,
     ) {
-        let contents = contents.as_bytes();
-        self.bytes.extend((kind as u32).to_le_bytes());
-        self.bytes.extend((index as u32).to_le_bytes());
+        self.add(kind as u32, index as u32, contents.as_bytes());
+    }
+
+    /// Adds the sections of another state, but for some kinds.
+    pub(super) fn copy(&mut self, from: &Sections, except: &[Kind]) {
+        for (kind, index, range) in &from.list {
+            if except.iter().all(|except| *except as u32 != *kind) {
+                self.add(*kind, *index, &from.bytes[range.clone()]);
+            }
+        }
+    }
+
+    fn add(&mut self, kind: u32, index: u32, contents: &[u8]) {
+        self.bytes.extend(kind.to_le_bytes());
+        self.bytes.extend(index.to_le_bytes());
         self.bytes.extend((contents.len() as u64).to_le_bytes());
         self.bytes.extend(contents);
         self.count += 1;
@@ -149,6 +165,16 @@ impl Sections {
             return Err(FormatError::Length);
         }
         Ok(Sections { bytes, list })
+    }
+
+    /// Whether there is a section of a kind.
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        self.list.iter().any(|(found, _, _)| *found == kind as u32)
+    }
+
+    /// How long the file was.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     /// The contents of a section.

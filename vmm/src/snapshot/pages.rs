@@ -1,22 +1,20 @@
 //! The file `memory`: guest RAM at its own offsets, with holes where it is zero.
 //!
-//! Which pages the guest or the VMM ever touched, /proc/self/pagemap tells
-//! (Documentation/admin-guide/mm/pagemap.rst); all others are zero, or as in the snapshot that the
-//! guest came from.
+//! Which pages the guest or the VMM ever touched, the host's page tables tell (see `pagemap`); all
+//! others are zero, or as in the snapshot that the guest came from. A differential snapshot has the
+//! pages that differ from that one's, be they zero or not.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::pagemap::{Pagemap, Which};
 use crate::memory::GuestRam;
 
 const PAGE_BYTES: usize = 4096;
-/// Pages that are asked for at once.
-const BATCH: usize = 4096;
-/// Present, or swapped out.
-const TOUCHED: u64 = 0b11 << 62;
 /// Written at once.
 const RUN_BYTES: usize = 1 << 20;
 
@@ -66,9 +64,14 @@ impl Pages {
         Ok(hasher.finalize())
     }
 
-    /// Copies what `from` has there to the same places of `to`.
-    pub(crate) fn copy(&self, from: &File, to: &File) -> io::Result<()> {
-        self.read(from, |offset, bytes| to.write_all_at(bytes, offset))
+    /// Copies what `from` has there to the same places of `to`; the checksum of that.
+    pub(crate) fn copy(&self, from: &File, to: &File) -> io::Result<u32> {
+        let mut hasher = crc32fast::Hasher::new();
+        self.read(from, |offset, bytes| {
+            hasher.update(bytes);
+            to.write_all_at(bytes, offset)
+        })?;
+        Ok(hasher.finalize())
     }
 
     fn read(
@@ -114,44 +117,102 @@ pub(super) fn fit(extents: &[Extent], ram_bytes: u64) -> bool {
     })
 }
 
-/// Writes what is not zero of `ram`, which nobody uses meanwhile, to `file`, which is empty.
-/// `pagemap` is this process's; `base` says what the RAM had from the start.
-pub(crate) fn write(
-    ram: &GuestRam,
-    pagemap: &File,
-    base: &[Extent],
-    file: &File,
-) -> io::Result<Pages> {
-    file.set_len(ram.bytes())?;
-    let mut output = Output { ram, file, pages: Pages::default(), hasher: Default::default() };
-    let first = ram.host_range().start / PAGE_BYTES;
-    let total = ram.host_range().len() / PAGE_BYTES;
-    let mut entries = vec![0_u8; BATCH * 8];
-    let mut base = base.iter().peekable();
-    let mut run = 0..0;
-    for start in (0..total).step_by(BATCH) {
-        let count = BATCH.min(total - start);
-        let batch = &mut entries[..count * 8];
-        pagemap.read_exact_at(batch, ((first + start) * 8) as u64)?;
-        let (entries, _) = batch.as_chunks::<8>();
-        for (page, entry) in (start..).zip(entries) {
-            let offset = page * PAGE_BYTES;
-            while base.next_if(|extent| extent.end() <= offset as u64).is_some() {}
-            let based = base.peek().is_some_and(|extent| extent.offset <= offset as u64);
-            let touched = u64::from_ne_bytes(*entry) & TOUCHED != 0;
-            if !(touched || based) || output.is_zero(offset) {
-                continue;
+/// Guest RAM that is to be written, which nobody uses meanwhile.
+pub(super) struct Source<'a> {
+    pub(super) ram: &'a GuestRam,
+    /// This process's.
+    pub(super) pagemap: &'a Pagemap,
+}
+
+impl Source<'_> {
+    /// Writes what is not zero to `file`, which is empty.
+    pub(super) fn write(&self, file: &File) -> io::Result<Pages> {
+        let touched = self.find(Which::Touched)?;
+        let spans = union(touched, self.ram.base());
+        self.put(file, &spans, |_, page| Ok(!is_zero(page)))
+    }
+
+    /// Writes what differs from what the RAM was mapped from, `parent`, to `file`, which is empty.
+    pub(super) fn write_difference(&self, file: &File, parent: &File) -> io::Result<Pages> {
+        let written = self.find(Which::Written)?;
+        let mut before = [0; PAGE_BYTES];
+        self.put(file, &written, |offset, page| {
+            parent.read_exact_at(&mut before, offset as u64)?;
+            Ok(before != *page)
+        })
+    }
+
+    /// As offsets into the RAM.
+    fn find(&self, which: Which) -> io::Result<Vec<Extent>> {
+        let range = self.ram.host_range();
+        let found = self.pagemap.find(range.clone(), which)?;
+        let extent = |found: Range<usize>| Extent {
+            offset: (found.start - range.start) as u64,
+            bytes: found.len() as u64,
+        };
+        Ok(found.into_iter().map(extent).collect())
+    }
+
+    /// Writes those pages of `spans` that are to be kept.
+    fn put(
+        &self,
+        file: &File,
+        spans: &[Extent],
+        mut keep: impl FnMut(usize, &[u8; PAGE_BYTES]) -> io::Result<bool>,
+    ) -> io::Result<Pages> {
+        file.set_len(self.ram.bytes())?;
+        let mut output =
+            Output { ram: self.ram, file, pages: Pages::default(), hasher: Default::default() };
+        let mut run = 0..0;
+        for span in spans {
+            let (start, length) = (span.offset as usize, span.bytes as usize);
+            let bytes = self.ram.host_bytes(start, length).ok_or(io::ErrorKind::InvalidData)?;
+            let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
+            for (offset, page) in (start..).step_by(PAGE_BYTES).zip(pages) {
+                if !keep(offset, page)? {
+                    continue;
+                }
+                if offset != run.end || run.len() >= RUN_BYTES {
+                    output.push(run)?;
+                    run = offset..offset;
+                }
+                run.end += PAGE_BYTES;
             }
-            if offset != run.end || run.len() >= RUN_BYTES {
-                output.push(run)?;
-                run = offset..offset;
+        }
+        output.push(run)?;
+        output.pages.checksum = output.hasher.finalize();
+        Ok(output.pages)
+    }
+}
+
+/// Looks at a page in words that the compiler makes vectors of, and leaves at the first part that
+/// is not zero.
+fn is_zero(page: &[u8; PAGE_BYTES]) -> bool {
+    let (parts, _) = page.as_chunks::<256>();
+    parts.iter().all(|part| {
+        let (words, _) = part.as_chunks::<8>();
+        words.iter().fold(0, |seen, word| seen | u64::from_ne_bytes(*word)) == 0
+    })
+}
+
+/// All that either list has, both in ascending order.
+pub(super) fn union(a: Vec<Extent>, b: &[Extent]) -> Vec<Extent> {
+    if b.is_empty() {
+        return a;
+    }
+    let mut all = a;
+    all.extend_from_slice(b);
+    all.sort_unstable_by_key(|extent| extent.offset);
+    let mut united: Vec<Extent> = Vec::with_capacity(all.len());
+    for extent in all {
+        match united.last_mut() {
+            Some(last) if last.end() >= extent.offset => {
+                last.bytes = last.end().max(extent.end()) - last.offset;
             }
-            run.end += PAGE_BYTES;
+            _ => united.push(extent),
         }
     }
-    output.push(run)?;
-    output.pages.checksum = output.hasher.finalize();
-    Ok(output.pages)
+    united
 }
 
 struct Output<'a> {
@@ -162,12 +223,7 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn is_zero(&self, offset: usize) -> bool {
-        let page = self.ram.host_bytes(offset, PAGE_BYTES);
-        page.is_none_or(|page| page.iter().all(|&byte| byte == 0))
-    }
-
-    fn push(&mut self, run: std::ops::Range<usize>) -> io::Result<()> {
+    fn push(&mut self, run: Range<usize>) -> io::Result<()> {
         let Some(bytes) = self.ram.host_bytes(run.start, run.len()) else { return Ok(()) };
         if bytes.is_empty() {
             return Ok(());
@@ -194,6 +250,10 @@ mod tests {
         Extent { offset, bytes }
     }
 
+    fn write(ram: &GuestRam, file: &File) -> Pages {
+        Source { ram, pagemap: &Pagemap::open().unwrap() }.write(file).unwrap()
+    }
+
     #[test]
     fn test_write_has_every_page_that_is_not_zero_and_no_other() {
         for kind in [PageKind::Small, PageKind::Thp] {
@@ -201,9 +261,8 @@ mod tests {
             ram.write(0x3ffc, b"across pages").unwrap();
             ram.write(0x9000, &[0; 4096]).unwrap();
             ram.write(RAM_BYTES - 1, b"x").unwrap();
-            let pagemap = File::open("/proc/self/pagemap").unwrap();
             let file = tempfile::tempfile().unwrap();
-            let pages = write(&ram, &pagemap, &[], &file).unwrap();
+            let pages = write(&ram, &file);
             let last = extent(RAM_BYTES - 4096, 4096);
             assert_eq!(pages.extents, [extent(0x3000, 0x2000), last]);
             assert!(pages.fits(RAM_BYTES) && !pages.fits(RAM_BYTES - 4096));
@@ -217,14 +276,13 @@ mod tests {
     fn test_write_of_a_restored_guest_has_what_it_had_and_what_it_changed() {
         let ram = GuestRam::new(RAM_BYTES, PageKind::Thp, false).unwrap();
         ram.write(0x2000, &[1; 3 * 4096]).unwrap();
-        let pagemap = File::open("/proc/self/pagemap").unwrap();
         let first = tempfile::tempfile().unwrap();
-        let pages = write(&ram, &pagemap, &[], &first).unwrap();
+        let pages = write(&ram, &first);
         let restored = GuestRam::from_file(RAM_BYTES, &first, pages.extents.clone()).unwrap();
         restored.write(0x3000, &[0; 4096]).unwrap();
         restored.write(0x8000, &[2]).unwrap();
         let second = tempfile::tempfile().unwrap();
-        let pages = write(&restored, &pagemap, restored.base(), &second).unwrap();
+        let pages = write(&restored, &second);
         let want = [extent(0x2000, 0x1000), extent(0x4000, 0x1000), extent(0x8000, 0x1000)];
         assert_eq!(pages.extents, want);
         let again = GuestRam::from_file(RAM_BYTES, &second, pages.extents).unwrap();
@@ -236,6 +294,50 @@ mod tests {
         let mut byte = [0];
         first.read_exact_at(&mut byte, 0x3000).unwrap();
         assert_eq!(byte, [1]);
+    }
+
+    #[test]
+    fn test_write_difference_has_what_differs_zero_or_not_and_no_other() {
+        let ram = GuestRam::new(RAM_BYTES, PageKind::Small, false).unwrap();
+        ram.write(0x2000, &[1; 4 * 4096]).unwrap();
+        let first = tempfile::tempfile().unwrap();
+        let pages = write(&ram, &first);
+        let restored = GuestRam::from_file(RAM_BYTES, &first, pages.extents).unwrap();
+        restored.write(0x2000, &[1; 4096]).unwrap();
+        restored.write(0x3000, &[0; 4096]).unwrap();
+        restored.write(0x8fff, &[2, 3]).unwrap();
+        let second = tempfile::tempfile().unwrap();
+        let source = Source { ram: &restored, pagemap: &Pagemap::open().unwrap() };
+        let pages = source.write_difference(&second, &first).unwrap();
+        assert_eq!(pages.extents, [extent(0x3000, 0x1000), extent(0x8000, 0x2000)]);
+        let merged = tempfile::tempfile().unwrap();
+        merged.set_len(RAM_BYTES).unwrap();
+        Pages { extents: restored.base().to_vec(), checksum: 0 }.copy(&first, &merged).unwrap();
+        pages.copy(&second, &merged).unwrap();
+        let again = GuestRam::from_file(RAM_BYTES, &merged, Vec::new()).unwrap();
+        let all = |ram: &GuestRam| ram.host_bytes(0, RAM_BYTES as usize).unwrap().to_vec();
+        assert!(all(&again) == all(&restored));
+    }
+
+    #[test]
+    fn test_is_zero_finds_a_single_bit_anywhere() {
+        let mut page = [0; PAGE_BYTES];
+        assert!(is_zero(&page));
+        for at in 0..PAGE_BYTES {
+            page[at] = 1;
+            assert!(!is_zero(&page), "{at}");
+            page[at] = 0;
+        }
+    }
+
+    #[test]
+    fn test_union_has_what_either_has() {
+        let page = 4096;
+        let a = vec![extent(0, page), extent(4 * page, 2 * page), extent(9 * page, page)];
+        let b = [extent(page, page), extent(5 * page, 3 * page), extent(20 * page, page)];
+        let want = [(0, 2), (4, 4), (9, 1), (20, 1)].map(|(at, n)| extent(at * page, n * page));
+        assert_eq!(union(a.clone(), &b), want);
+        assert_eq!(union(a.clone(), &[]), a);
     }
 
     #[test]

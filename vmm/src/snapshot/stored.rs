@@ -1,20 +1,18 @@
 //! A snapshot that can be restored.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-use super::pages::{Extent, Pages};
+use super::files::{Parent, SnapshotFiles, hex};
+use super::pages::Pages;
 use super::working_set::WorkingSet;
-use super::{FormatError, Guest, Kind, MEMORY, STATE, Sections, SnapshotError};
+use super::{FormatError, Guest, Kind, MEMORY, STATE, SnapshotError};
 use crate::mapping::{HUGE_PAGE_BYTES, View, memory_file};
 use crate::memory::GuestRam;
 use crate::{Error, MemoryError, Prepared, controllers, cpu, devices};
-
-/// The largest state that is read: far more than any guest's.
-const STATE_MAX_BYTES: u64 = 64 << 20;
 
 /// A snapshot, read and checked, to be restored as often as wanted
 /// ([`Vmm::restore`](crate::Vmm::restore)).
@@ -27,8 +25,8 @@ pub struct Snapshot {
     pages: Pages,
     memory: File,
     memory_bytes: u64,
-    /// Of the file.
-    path: PathBuf,
+    directory: PathBuf,
+    own: Parent,
     working_set: Option<WorkingSet>,
     /// The file of its memory is this process's own.
     held: bool,
@@ -64,37 +62,33 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`], [`SnapshotError::Bad`] and [`SnapshotError::Different`].
     pub fn open(directory: &Path, prepared: &Prepared) -> Result<Snapshot, SnapshotError> {
-        let path = directory.join(STATE);
+        let files = SnapshotFiles::open(directory)?;
         let bad = |error: FormatError| SnapshotError::Bad {
-            path: path.clone(),
+            path: directory.join(STATE),
             reason: error.to_string(),
         };
-        let size = fs::metadata(&path).map_err(SnapshotError::file("find", &path))?.len();
-        if size > STATE_MAX_BYTES {
-            return Err(bad(FormatError::Length));
-        }
-        let state = fs::read(&path).map_err(SnapshotError::file("read", &path))?;
-        let sections = Sections::parse(state).map_err(bad)?;
-        let guest = compare(directory, &sections, prepared, bad)?;
-        let vcpus = 0..guest.vcpus as usize;
-        let vcpus = vcpus.map(|index| cpu::Saved::read(&sections, index).map_err(bad));
-        let pages = Pages {
-            extents: sections.values::<Extent>(Kind::Memory, 1).map_err(bad)?,
-            checksum: sections.value(Kind::Memory, 0).map_err(bad)?,
-        };
-        let devices = devices::Saved::read(&sections, guest.virtio_devices as usize);
-        let memory = open_memory(&directory.join(MEMORY), guest.memory_bytes, &pages)?;
-        Ok(Snapshot {
-            vcpus: vcpus.collect::<Result<_, _>>()?,
-            controllers: controllers::Saved::read(&sections).map_err(bad)?,
+        let sections = &files.sections;
+        compare(&files, prepared, bad)?;
+        let vcpus = 0..files.guest.vcpus as usize;
+        let vcpus = vcpus.map(|index| cpu::Saved::read(sections, index).map_err(bad));
+        let vcpus = vcpus.collect::<Result<_, _>>()?;
+        let devices = devices::Saved::read(sections, files.guest.virtio_devices as usize);
+        let mut snapshot = Snapshot {
+            vcpus,
+            controllers: controllers::Saved::read(sections).map_err(bad)?,
             devices: devices.map_err(bad)?,
-            pages,
-            memory,
-            memory_bytes: guest.memory_bytes,
-            path: directory.join(MEMORY),
-            working_set: WorkingSet::load(directory, guest.memory_bytes)?,
+            memory_bytes: files.guest.memory_bytes,
+            directory: directory.to_owned(),
+            own: Parent { id: files.id, checksum: files.pages.checksum, reserved: 0 },
+            working_set: WorkingSet::load(directory, files.guest.memory_bytes)?,
             held: false,
-        })
+            pages: files.pages.clone(),
+            memory: files.memory.try_clone().map_err(SnapshotError::file("open", directory))?,
+        };
+        if files.is_difference() {
+            snapshot.merge(&files)?;
+        }
+        Ok(snapshot)
     }
 
     /// Reads all of its memory and checks that nothing has changed it.
@@ -103,12 +97,12 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`] and [`SnapshotError::Bad`].
     pub fn verify(&self) -> Result<(), SnapshotError> {
-        let found = self.pages.checksum_of(&self.memory);
-        if found.map_err(SnapshotError::file("read", &self.path))? == self.pages.checksum {
+        let found = self.pages.checksum_of(&self.memory).map_err(self.cannot("read"))?;
+        if found == self.pages.checksum {
             return Ok(());
         }
         let reason = "its checksum is wrong: it was damaged or written to".to_owned();
-        Err(SnapshotError::Bad { path: self.path.clone(), reason })
+        Err(SnapshotError::Bad { path: self.directory.join(MEMORY), reason })
     }
 
     /// Copies its memory into memory of this process's, in large pages where the host can, which all
@@ -119,18 +113,53 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`] and [`SnapshotError::Bad`], as of [`verify`](Snapshot::verify).
     pub fn hold(&mut self) -> Result<(), SnapshotError> {
-        let failed = || SnapshotError::file("hold in memory", &self.path);
-        let held = memory_file(c"tare-snapshot").map_err(failed())?;
+        let held = self.empty_memory()?;
+        self.pages.copy(&self.memory, &held).map_err(self.cannot("copy"))?;
+        self.take(held)?;
+        self.verify()
+    }
+
+    /// Gathers in memory of this process's what all of a chain have.
+    fn merge(&mut self, files: &SnapshotFiles) -> Result<(), SnapshotError> {
+        let merged = self.empty_memory()?;
+        let mut pages = Pages { extents: files.merge(&merged)?, checksum: 0 };
+        pages.checksum = pages.checksum_of(&merged).map_err(self.cannot("read"))?;
+        self.pages = pages;
+        self.take(merged)
+    }
+
+    fn empty_memory(&self) -> Result<File, SnapshotError> {
+        let file = memory_file(c"tare-snapshot").map_err(self.cannot("hold in memory"))?;
         let whole = (self.memory_bytes as usize).next_multiple_of(HUGE_PAGE_BYTES);
-        held.set_len(whole as u64).map_err(failed())?;
-        self.pages.copy(&self.memory, &held).map_err(failed())?;
-        let view = View::new(&held, whole).map_err(failed())?;
+        file.set_len(whole as u64).map_err(self.cannot("hold in memory"))?;
+        Ok(file)
+    }
+
+    /// Has its memory from now on in this file, which is in memory.
+    fn take(&mut self, file: File) -> Result<(), SnapshotError> {
+        let view = View::new(&file, self.memory_bytes as usize);
+        let view = view.map_err(self.cannot("hold in memory"))?;
         for region in self.pages.regions(HUGE_PAGE_BYTES as u64) {
             view.collapse(region);
         }
-        self.memory = held;
+        self.memory = file;
         self.held = true;
-        self.verify()
+        Ok(())
+    }
+
+    fn cannot(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> SnapshotError {
+        let path = self.directory.join(MEMORY);
+        move |error| SnapshotError::File { action, path, error }
+    }
+
+    /// Where its files are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What a snapshot that differs from it says of it.
+    pub(super) fn as_parent(&self) -> Parent {
+        self.own
     }
 
     /// Which pages its guests are known to need at once.
@@ -155,7 +184,8 @@ impl Snapshot {
 
     /// Maps its memory for one more guest.
     pub(crate) fn map(&self) -> Result<GuestRam, MemoryError> {
-        GuestRam::from_file(self.memory_bytes, &self.memory, self.pages.extents.clone())
+        let base = self.pages.extents.clone();
+        Ok(GuestRam::from_file(self.memory_bytes, &self.memory, base)?.with_origin(self.own.id))
     }
 }
 
@@ -167,15 +197,14 @@ impl AsFd for Snapshot {
 
 /// Whether a snapshot is of the machine that is asked for.
 fn compare(
-    directory: &Path,
-    sections: &Sections,
+    files: &SnapshotFiles,
     prepared: &Prepared,
     bad: impl Fn(FormatError) -> SnapshotError,
-) -> Result<Guest, SnapshotError> {
-    let then: Guest = sections.value(Kind::Guest, 0).map_err(&bad)?;
+) -> Result<(), SnapshotError> {
+    let SnapshotFiles { directory, sections, guest: then, .. } = files;
     let now = Guest::of(prepared)?;
     let different = |what: &str, then: String, now: String| SnapshotError::Different {
-        path: directory.to_owned(),
+        path: directory.clone(),
         what: what.to_owned(),
         then,
         now,
@@ -187,9 +216,7 @@ fn compare(
     check("the number of vCPUs", then.vcpus.into(), now.vcpus.into())?;
     check("the number of virtio devices", then.virtio_devices.into(), now.virtio_devices.into())?;
     if then.image != now.image {
-        let short = |digest: [u8; 32]| {
-            digest[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        };
+        let short = |digest: [u8; 32]| hex(&digest[..6]);
         let what = "the digest of kernel, initramfs and command line";
         return Err(different(what, short(then.image), short(now.image)));
     }
@@ -209,7 +236,7 @@ fn compare(
             return Err(different(&what, show(&then), show(now)));
         }
     }
-    Ok(now)
+    Ok(())
 }
 
 /// The first leaf in which two vCPUs differ.
@@ -218,20 +245,6 @@ fn differing_leaf(then: &[kvm_cpuid_entry2], now: &[kvm_cpuid_entry2]) -> Option
     let lost = then.iter().find(|entry| differs(entry, now));
     let gained = now.iter().find(|entry| differs(entry, then));
     lost.or(gained).map(|entry| (entry.function, entry.index))
-}
-
-fn open_memory(path: &Path, bytes: u64, pages: &Pages) -> Result<File, SnapshotError> {
-    let bad =
-        |reason: &str| SnapshotError::Bad { path: path.to_owned(), reason: reason.to_owned() };
-    let memory = File::open(path).map_err(SnapshotError::file("open", path))?;
-    let size = memory.metadata().map_err(SnapshotError::file("find", path))?.len();
-    if size != bytes {
-        return Err(bad(&format!("it has {size} bytes, the guest's memory {bytes}")));
-    }
-    if !pages.fits(bytes) {
-        return Err(bad("the list of its pages in `state` cannot be"));
-    }
-    Ok(memory)
 }
 
 /// A device cannot be in the state that the snapshot has for it.

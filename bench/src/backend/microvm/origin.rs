@@ -1,6 +1,7 @@
 //! Where a guest begins: at its kernel's first instruction, or where a template of it parked.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::PathBuf;
 
 use tare_vmm::{Captured, Snapshot, Streams, Vmm};
 
@@ -15,6 +16,8 @@ pub(super) enum Origin {
     Files(Template),
     /// There, by the snapshot that is open.
     Open(Template),
+    /// Where a guest parked that the user keeps, with a message for each that goes on there.
+    Kept { snapshot: PathBuf, message: Vec<u8> },
 }
 
 impl Origin {
@@ -35,6 +38,9 @@ impl Origin {
                 "each launch opens, reads and checks the state; the memory was checked once"
                     .to_owned(),
             ],
+            Origin::Kept { snapshot, .. } => {
+                vec![format!("snapshot {}, opened by each launch", snapshot.display())]
+            }
             Origin::Open(template) => vec![
                 snapshot(template),
                 "the snapshot is open and checked; launches share it".to_owned(),
@@ -58,6 +64,12 @@ impl Origin {
                 let snapshot = Snapshot::open(&template.directory, prepared)?;
                 Vmm::restore_with(prepared, &snapshot, streams, observer)
             }
+            Origin::Kept { snapshot, message } => {
+                let snapshot = Snapshot::open(snapshot, prepared)?;
+                let mut vmm = Vmm::restore_with(prepared, &snapshot, streams, observer)?;
+                vmm.tell(message.clone());
+                Ok(vmm)
+            }
         }
     }
 
@@ -65,7 +77,7 @@ impl Origin {
     pub(super) fn fd(&self) -> Option<RawFd> {
         match self {
             Origin::Open(template) => Some(template.snapshot.as_fd().as_raw_fd()),
-            Origin::Boot | Origin::Files(_) => None,
+            Origin::Boot | Origin::Files(_) | Origin::Kept { .. } => None,
         }
     }
 }

@@ -51,10 +51,23 @@ pub(super) struct Template {
 impl Template {
     /// Boots the guest and takes the snapshot in `directory`, which is not there yet.
     pub(super) fn new(prepared: &Prepared, directory: &Path) -> Result<Template, Error> {
+        Template::make(prepared, directory, |capture| capture)
+    }
+
+    /// As `new`, and has it on the disk.
+    pub(super) fn durable(prepared: &Prepared, directory: &Path) -> Result<Template, Error> {
+        Template::make(prepared, directory, Capture::durable)
+    }
+
+    fn make(
+        prepared: &Prepared,
+        directory: &Path,
+        adapt: fn(Capture) -> Capture,
+    ) -> Result<Template, Error> {
         let watch = Watch::until(Point::Parked);
         let mut vmm = Vmm::launch(prepared, Box::new(watch.clone()))?;
         watch.run(&mut vmm)?;
-        let capture = Capture::create(directory, prepared)?;
+        let capture = adapt(Capture::create(directory, prepared)?);
         let from_ns = now_ns();
         let captured = vmm.snapshot(prepared, &capture)?;
         let capture_ns = now_ns() - from_ns;
@@ -90,13 +103,15 @@ fn record(prepared: &Prepared, snapshot: &Snapshot) -> Result<WorkingSet, Error>
 fn within<T>(limit: Duration, stopper: Stopper, body: impl FnOnce() -> T) -> T {
     let (done, ended) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        scope.spawn(move || {
+        let watchdog = scope.spawn(move || {
             if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 stopper.stop();
             }
         });
         let result = body();
         drop(done);
+        // The scope alone waits for the closure's end, not for the thread's.
+        let _ = watchdog.join();
         result
     })
 }

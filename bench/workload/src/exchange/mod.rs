@@ -15,13 +15,11 @@
 //! them and then answers with two numbers of eight bytes: how many messages it has seen, and how
 //! many of them were wrong. As a *source* it sends them.
 
-mod interface;
 mod peer;
 mod request;
 mod wire;
 
-pub use interface::raise_interface;
-pub use peer::{Address, Peer};
+pub use peer::Peer;
 pub(crate) use request::{Operation, Request};
 pub use wire::serve;
 pub(crate) use wire::{Wire, message};

@@ -1,4 +1,4 @@
-//! Where a box finds its peer, and what address it has itself on the way there.
+//! Where a box finds its peer.
 
 use core::fmt;
 
@@ -9,7 +9,7 @@ use crate::{Context, Errno, Error};
 /// The host's CID (vsock(7)).
 const HOST_CID: u32 = 2;
 /// What a kernel without these sockets lacks.
-pub(super) const INTERNET: &str = "AF_INET (CONFIG_INET: --kernel full has it)";
+const INTERNET: &str = "AF_INET (CONFIG_INET: --kernel full has it)";
 
 /// Where the peer listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,36 +97,6 @@ impl fmt::Display for Peer {
     }
 }
 
-/// An address of the box's own network interface, with the length of its network's prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Address {
-    /// The address, IPv4.
-    pub bytes: [u8; 4],
-    /// Leading bits that the network's addresses have in common.
-    pub prefix: u8,
-}
-
-impl Address {
-    /// Reads `ADDRESS/PREFIX`.
-    pub(crate) fn parse(value: &str) -> Option<Address> {
-        let (address, prefix) = value.split_once('/')?;
-        let prefix = number(prefix).filter(|prefix| *prefix <= 32)?;
-        Some(Address { bytes: quad(address)?, prefix })
-    }
-
-    /// The mask that leaves the network's part.
-    pub fn mask(self) -> [u8; 4] {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0).to_be_bytes()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d] = self.bytes;
-        write!(formatter, "{a}.{b}.{c}.{d}/{}", self.prefix)
-    }
-}
-
 fn quad(text: &str) -> Option<[u8; 4]> {
     let mut parts = text.split('.').map(number);
     let quad = [parts.next()??, parts.next()??, parts.next()??, parts.next()??];
@@ -146,27 +116,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_peer_and_address_round_trip_through_text() {
+    fn test_peer_round_trips_through_text() {
         for peer in [Peer::Vsock(0), Peer::Vsock(u32::MAX), Peer::Tcp([1, 20, 255, 0], 65535)] {
             assert_eq!(Peer::parse(&peer.to_string()), Some(peer));
         }
-        let address = Address { bytes: [198, 18, 0, 2], prefix: 30 };
-        assert_eq!(address.to_string(), "198.18.0.2/30");
-        assert_eq!(Address::parse("198.18.0.2/30"), Some(address));
-        assert_eq!(address.mask(), [255, 255, 255, 252]);
-        assert_eq!(Address { prefix: 0, ..address }.mask(), [0; 4]);
-        assert_eq!(Address { prefix: 32, ..address }.mask(), [255; 4]);
     }
 
     #[test]
-    fn test_peer_and_address_invalid_text_returns_none() {
+    fn test_peer_invalid_text_returns_none() {
         for text in
             ["", "vsock", "vsock:", "vsock:+1", "tcp:1.2.3.4", "tcp:1.2.3:5", "tcp:1.2.3.4.5:6"]
         {
             assert_eq!(Peer::parse(text), None, "{text}");
-        }
-        for text in ["", "1.2.3.4", "1.2.3.4/33", "1.2.3.256/8", "1.2.3.4/-1", "1.2.3/8"] {
-            assert_eq!(Address::parse(text), None, "{text}");
         }
     }
 }

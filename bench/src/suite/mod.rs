@@ -1,0 +1,138 @@
+//! Suites: figures with the limits that they must keep, measured together in one round.
+//!
+//! A [`Target`] names one figure: in which backend which recipe is run, which metric of it counts,
+//! and what it must be and is aimed to be. Limits are fixed here, in code, before anything is
+//! measured, each with its source. They are absolute, or multiples of what another backend shows in
+//! the same round.
+//!
+//! - [`Suite::cells`] plans one round with all that its targets need: their cells, those of the
+//!   backends they are compared with, and for each of these the plain process as baseline and the
+//!   workload that tells what a mark costs.
+//! - [`Suite::judge`] makes the figures from the samples of a round, and from nothing else, so that
+//!   they can be made anew from any results file ([`rejudge`]).
+//! - A limit is kept where the whole interval is within it, and missed where the whole interval is
+//!   beyond it; otherwise the figure is undecided. In virtual time, which repeats itself exactly,
+//!   the extremes of all samples are the interval where they are too few to have one.
+//! - A figure whose cell failed, or whose backend is not there, says so.
+//!
+//! A new suite is one file here and one entry in [`all`].
+
+mod judge;
+#[cfg(test)]
+pub(crate) mod tests;
+mod vmm;
+
+pub use judge::{rejudge, unit_of};
+
+use crate::harness::CellPlan;
+use crate::recipe::{Error, Recipe, Setting};
+use crate::results::Yardstick;
+
+/// The backend that is the baseline of every recipe.
+const BASELINE: &str = "process";
+/// What tells the cost of a mark in each backend of a round.
+const PROBE: Recipe = Recipe::plain("probe");
+
+/// Figures that are measured together.
+#[derive(Debug)]
+pub struct Suite {
+    /// Its name on the command line and in results.
+    pub name: &'static str,
+    /// One line for help texts.
+    pub about: &'static str,
+    /// Its figures, in the order of tables.
+    pub targets: &'static [Target],
+}
+
+/// One figure and what it must be.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name, unique in the suite.
+    pub name: &'static str,
+    /// What is measured, between which edges.
+    pub what: &'static str,
+    /// Where.
+    pub backend: &'static str,
+    /// How.
+    pub recipe: &'static Recipe,
+    /// The metric that counts, by its name in the summaries.
+    pub metric: &'static str,
+    /// The backend that the same recipe is run in to be compared with.
+    pub reference: Option<&'static str>,
+    /// What the figure must be.
+    pub limits: Limits,
+    /// Where the limits come from.
+    pub source: &'static str,
+}
+
+/// Upper limits of a figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// What is held against them.
+    pub yardstick: Yardstick,
+    /// What must not be exceeded, in the metric's unit or as a multiple.
+    pub must: f64,
+    /// What is aimed at.
+    pub aim: Option<f64>,
+}
+
+impl Limits {
+    /// Limits of the value itself, in the metric's unit.
+    pub const fn value(must: f64, aim: f64) -> Limits {
+        Limits { yardstick: Yardstick::Value, must, aim: Some(aim) }
+    }
+
+    /// Limits of the cost as a multiple of the reference's.
+    pub const fn ratio(must: f64, aim: f64) -> Limits {
+        Limits { yardstick: Yardstick::Ratio, must, aim: Some(aim) }
+    }
+}
+
+/// Every suite.
+pub fn all() -> &'static [&'static Suite] {
+    &[&vmm::SUITE]
+}
+
+/// The suite of that name.
+pub fn find(name: &str) -> Option<&'static Suite> {
+    all().iter().copied().find(|suite| suite.name == name)
+}
+
+impl Suite {
+    /// The targets of these names; all of them where none is named.
+    fn chosen<'a>(&'a self, only: &'a [String]) -> impl Iterator<Item = &'a Target> {
+        let is_chosen =
+            |target: &&Target| only.is_empty() || only.iter().any(|name| name == target.name);
+        self.targets.iter().filter(is_chosen)
+    }
+
+    /// The cells of a round that shows the figures named `only`, or all of them.
+    ///
+    /// # Errors
+    /// [`Error`], where this build lacks something that the suite needs.
+    pub fn cells(&self, only: &[String], setting: Setting) -> Result<Vec<CellPlan>, Error> {
+        let mut wanted: Vec<(&str, &Recipe)> = Vec::new();
+        for target in self.chosen(only) {
+            for backend in
+                [Some(target.backend), target.reference, Some(BASELINE)].into_iter().flatten()
+            {
+                wanted.push((backend, target.recipe));
+                wanted.push((backend, &PROBE));
+            }
+        }
+        let mut cells: Vec<CellPlan> = Vec::new();
+        for (backend, recipe) in wanted {
+            let cell = recipe.cell(backend, setting)?;
+            if !cells.iter().any(|other| is_same(other, &cell)) {
+                cells.push(cell);
+            }
+        }
+        Ok(cells)
+    }
+}
+
+fn is_same(one: &CellPlan, other: &CellPlan) -> bool {
+    one.backend.name() == other.backend.name()
+        && one.workload.name() == other.workload.name()
+        && one.variant == other.variant
+}

@@ -1,0 +1,115 @@
+//! The suite `vmm`: what our microVM costs, in time and memory, beside QEMU's microvm machine on
+//! the same kernel and initramfs.
+
+use super::{Limits, Suite, Target};
+use crate::recipe::{Recipe, WEIGH_MS};
+
+const MS: f64 = 1e6;
+/// Megabytes and not mebibytes: the limits of memory are given in these.
+const MB: f64 = 1e6;
+
+const QEMU: Option<&str> = Some("qemu");
+
+/// A plain start.
+const START: Recipe = Recipe::plain("start");
+/// A start that is weighed while it rests.
+const WEIGHED: Recipe =
+    Recipe { variant: &[("weighed", "idle")], weigh_ms: Some(WEIGH_MS), ..Recipe::plain("start") };
+/// Reads past the page caches of guest and host, one at a time.
+const DIRECT_READS: Recipe = Recipe {
+    variant: &[("direct", "1"), ("operations", "seqread,randread")],
+    always: &[("direct", "1"), ("operations", "seqread,randread")],
+    lab: &[("file_bytes", "4194304"), ("count", "128")],
+    is_direct: true,
+    ..Recipe::plain("file")
+};
+
+const START_NS: &str = "launch_to_init_ns";
+
+/// The suite.
+pub(super) const SUITE: Suite = Suite {
+    name: "vmm",
+    about: "the microVM: start-up, restore, memory and block I/O, beside QEMU's microvm machine",
+    targets: &[
+        Target {
+            name: "start-same-kernel",
+            what: "cold boot, launch → init, on the kernel and initramfs that QEMU has",
+            backend: "microvm",
+            recipe: &START,
+            metric: START_NS,
+            reference: QEMU,
+            limits: Limits::ratio(0.30, 0.25),
+            source: "Firecracker 1.16 takes 0.32 × QEMU 7.2 microvm, in the lab",
+        },
+        Target {
+            name: "start-practical",
+            what: "cold boot, launch → init, on the practical kernel (block, vsock)",
+            backend: "microvm",
+            recipe: &START,
+            metric: START_NS,
+            reference: QEMU,
+            limits: Limits::value(16.0 * MS, 11.0 * MS),
+            source: "Firecracker 1.16 takes 17 to 21 ms on such a kernel, in the lab",
+        },
+        Target {
+            name: "launch-to-enter",
+            what: "the VMM's own share of a cold boot: launch → enter, its first KVM_RUN",
+            backend: "microvm",
+            recipe: &START,
+            metric: "launch_to_enter_ns",
+            reference: None,
+            limits: Limits::value(3.0 * MS, 1.0 * MS),
+            source: "of Firecracker's start 5 ms are its own: start, loading, zeroing pages, in the lab",
+        },
+        Target {
+            name: "restore",
+            what: "restored from the files of a snapshot, launch → init",
+            backend: "microvm:snapshot",
+            recipe: &START,
+            metric: START_NS,
+            reference: None,
+            limits: Limits::value(3.0 * MS, 1.0 * MS),
+            source: "Firecracker 1.16 takes 4.66 ms from fork to the restored guest's first byte, in the lab",
+        },
+        Target {
+            name: "memory-rss",
+            what: "resident set of the idle VMM without the guest's RAM",
+            backend: "microvm",
+            recipe: &WEIGHED,
+            metric: "memory_rss_bytes",
+            reference: QEMU,
+            limits: Limits::value(4.0 * MB, 2.5 * MB),
+            source: "Firecracker 1.16 has 3.9 MB",
+        },
+        Target {
+            name: "memory-private",
+            what: "private dirty pages of the idle VMM without the guest's RAM",
+            backend: "microvm",
+            recipe: &WEIGHED,
+            metric: "memory_private_dirty_bytes",
+            reference: QEMU,
+            limits: Limits::value(0.5 * MB, 0.3 * MB),
+            source: "Firecracker 1.16 has 0.3 MB",
+        },
+        Target {
+            name: "block-random",
+            what: "random 4 KiB O_DIRECT read, one at a time, each",
+            backend: "microvm",
+            recipe: &DIRECT_READS,
+            metric: "randread_ns",
+            reference: QEMU,
+            limits: Limits::ratio(0.55, 0.35),
+            source: "Firecracker 1.16 takes 0.58 × QEMU 7.2 microvm, in the lab",
+        },
+        Target {
+            name: "block-sequential",
+            what: "sequential 128 KiB O_DIRECT read, one at a time",
+            backend: "microvm",
+            recipe: &DIRECT_READS,
+            metric: "seqread_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 0.6),
+            source: "QEMU 7.2 microvm is the fastest measured: Firecracker 1.16 takes 2.2 times as long, in the lab",
+        },
+    ],
+};
