@@ -37,6 +37,13 @@ const DIRECT_READS: Recipe = Recipe {
     is_direct: true,
     ..Recipe::plain("file")
 };
+/// The same at random with 32 requests in flight.
+const DEEP_READS: Recipe = Recipe {
+    variant: &[("depth", "32"), ("direct", "1"), ("operations", "deepread")],
+    always: &[("depth", "32"), ("direct", "1"), ("operations", "deepread")],
+    lab: &[("file_bytes", "4194304"), ("count", "512")],
+    ..DIRECT_READS
+};
 
 const START_NS: &str = "launch_to_init_ns";
 
@@ -154,6 +161,16 @@ pub(super) const SUITE: Suite = Suite {
             reference: QEMU,
             limits: Limits::ratio(1.0, 0.6),
             source: "QEMU 7.2 microvm is the fastest measured: Firecracker 1.16 takes 2.2 times as long, in the lab",
+        },
+        Target {
+            name: "block-deep",
+            what: "random 4 KiB O_DIRECT read, 32 in flight, each",
+            backend: "microvm",
+            recipe: &DEEP_READS,
+            metric: "deepread_ns",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 0.6),
+            source: "no more than QEMU's microvm machine with its fastest engine",
         },
     ],
 };
