@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
+use tare_vmm::BlockEngine;
 use tare_workload::Job;
 
 use crate::backend::Assignment;
@@ -61,6 +62,8 @@ pub struct Choice {
     pub kernel: guest_kernel::Choice,
     /// A root file system other than the one that tare makes.
     pub rootfs: Option<PathBuf>,
+    /// How our own microVM's disks move their data.
+    pub disk_engine: BlockEngine,
 }
 
 /// See the module's text.
@@ -102,6 +105,11 @@ impl Kit {
             rootfs: OnceCell::new(),
             empty_root: OnceCell::new(),
         })
+    }
+
+    /// How our own microVM's disks move their data.
+    pub fn disk_engine(&self) -> BlockEngine {
+        self.choice.disk_engine
     }
 
     /// Path of the agent on this host.

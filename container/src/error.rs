@@ -108,6 +108,8 @@ impl Error {
 pub enum Stage {
     /// Joining a cgroup (v1) or entering its own cgroup namespace.
     Cgroup,
+    /// Entering a namespace of the jail.
+    Namespace,
     /// Keeping mounts from propagating to the host.
     Propagation,
     /// Building the root file system.
@@ -148,6 +150,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Stage::Cgroup => "enter the cgroup",
+            Stage::Namespace => "enter the namespace of the jail",
             Stage::Propagation => "make private all mounts of",
             Stage::Root => "build the root file system",
             Stage::Pivot => "change root to",

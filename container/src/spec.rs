@@ -47,7 +47,8 @@ pub struct Spec {
     /// capabilities.
     pub user: Option<User>,
     /// What is kept of the capabilities, in the bounding, permitted and effective sets; the
-    /// inheritable and ambient sets are emptied. `None` changes nothing.
+    /// inheritable and ambient sets are emptied. `None` changes nothing. A jail with `no_new_privs`
+    /// leaves the bounding set: nothing that it holds can be had any more.
     pub capabilities: Option<Capabilities>,
     /// Sets no_new_privs: executing a set-uid program gains nothing.
     pub no_new_privs: bool,

@@ -52,8 +52,11 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
     while let Some(word) = words.next() {
         let config = &mut arguments.config;
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
-        let block =
-            |path: String, read_only, direct| BlockConfig { path: path.into(), read_only, direct };
+        let block = |path: String, read_only, direct| BlockConfig {
+            read_only,
+            direct,
+            ..BlockConfig::new(path)
+        };
         match word.as_str() {
             "--initramfs" => config.initramfs = Some(value()?.into()),
             "--cmdline" => config.cmdline = value()?,

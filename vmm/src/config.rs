@@ -15,7 +15,7 @@ use crate::CpuProfile;
 ///     initramfs: Some("/boot/initramfs.cpio".into()),
 ///     cmdline: "quiet panic=-1 noapic -- hold_ms=0".to_owned(),
 ///     memory_bytes: 256 << 20,
-///     blocks: vec![BlockConfig { path: "/tmp/disk.img".into(), read_only: true, direct: false }],
+///     blocks: vec![BlockConfig::new("/tmp/disk.img")],
 ///     ..Config::default()
 /// };
 /// assert_eq!(config.blocks.len(), 1);
@@ -122,6 +122,36 @@ pub struct BlockConfig {
     pub read_only: bool,
     /// Whether to bypass the host's page cache (`O_DIRECT`).
     pub direct: bool,
+    /// How transfers are made.
+    pub engine: BlockEngine,
+    /// How many queues it has: from 1 to [`BLOCK_QUEUES_MAX`](crate::BLOCK_QUEUES_MAX). A guest of
+    /// several vCPUs uses one for each as far as they go.
+    pub queues: u16,
+}
+
+impl BlockConfig {
+    /// A device of one queue that the guest may write to, through the host's page cache.
+    pub fn new(path: impl Into<PathBuf>) -> BlockConfig {
+        BlockConfig {
+            path: path.into(),
+            read_only: false,
+            direct: false,
+            engine: BlockEngine::default(),
+            queues: 1,
+        }
+    }
+}
+
+/// How a block device moves data between its file and guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BlockEngine {
+    /// One request after the other, each by one system call of the notifying vCPU's thread, which
+    /// waits for it: least work where the file answers at once (the host's page cache, memory).
+    #[default]
+    Sync,
+    /// Up to 128 requests at once by an io_uring: the vCPU's thread hands them over, and the device
+    /// thread hears of those that take their time. The guest goes on meanwhile.
+    IoUring,
 }
 
 /// A virtio socket device.

@@ -10,7 +10,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::filter::{self, Check, Rule};
+use crate::filter::{Check, Filter, Rule};
 
 /// A thread could not be put under its filter.
 #[derive(Debug, Error)]
@@ -95,17 +95,46 @@ const KVM_IRQ_LINE: u32 = 0x4008_ae61;
 /// What a network driver chooses its offloads with (include/uapi/linux/if_tun.h).
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
-/// Puts the calling thread under the filter of its kind, for good.
-///
-/// # Errors
-///
-/// The kernel has no seccomp filters.
-pub(crate) fn apply(kind: Kind) -> Result<(), ConfineError> {
-    let thread = match kind {
-        Kind::Vcpu => "vCPU",
-        Kind::Device => "device",
-    };
-    filter::install(rules(kind)).map_err(|error| ConfineError { thread, error })
+/// The filters of both kinds.
+pub(crate) struct Filters {
+    vcpu: Filter,
+    device: Filter,
+}
+
+impl std::fmt::Debug for Filters {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Filters").finish_non_exhaustive()
+    }
+}
+
+impl Filters {
+    pub(crate) fn new() -> Result<Filters, ConfineError> {
+        let of = |kind: Kind| Filter::new(&rules(kind)).map_err(kind.failed());
+        Ok(Filters { vcpu: of(Kind::Vcpu)?, device: of(Kind::Device)? })
+    }
+
+    /// Puts the calling thread under the filter of its kind, for good.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no seccomp filters.
+    pub(crate) fn apply(&self, kind: Kind) -> Result<(), ConfineError> {
+        let filter = match kind {
+            Kind::Vcpu => &self.vcpu,
+            Kind::Device => &self.device,
+        };
+        filter.install().map_err(kind.failed())
+    }
+}
+
+impl Kind {
+    fn failed(self) -> impl Fn(io::Error) -> ConfineError {
+        let thread = match self {
+            Kind::Vcpu => "vCPU",
+            Kind::Device => "device",
+        };
+        move |error| ConfineError { thread, error }
+    }
 }
 
 fn rules(kind: Kind) -> Vec<Rule> {
@@ -138,7 +167,11 @@ mod tests {
         unsafe {
             let pid = libc::fork();
             if pid == 0 {
-                let code = if apply(kind).is_ok() { 0 } else { 3 };
+                let code = if Filters::new().is_ok_and(|filters| filters.apply(kind).is_ok()) {
+                    0
+                } else {
+                    3
+                };
                 if code == 0 {
                     act();
                 }

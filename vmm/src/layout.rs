@@ -5,7 +5,7 @@
 //! 0x0000_7000  zero page (boot_params)
 //! 0x0000_9000  page tables: PML4, PDPT, then one page directory per GiB
 //! 0x0002_0000  command line
-//! 0x0009_fc00  end of conventional memory; MP table, for more than one vCPU
+//! 0x0009_fc00  end of conventional memory; MP table, unless there are ACPI tables
 //! 0x000e_0000  ACPI tables, if there are any
 //! 0x0010_0000  kernel segments may start here
 //! …            initramfs, on the first page behind the kernel

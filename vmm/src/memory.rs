@@ -230,6 +230,21 @@ impl GuestRam {
         }
     }
 
+    /// Whether the page at `offset` needs no reading from a disk.
+    pub(crate) fn is_resident(&self, offset: u64) -> bool {
+        let mut state = 0;
+        let page = usize::try_from(offset).ok().filter(|&page| page < self.mapping.bytes());
+        page.is_some_and(|page| {
+            // SAFETY: the page lies within the mapping, which is whole pages; the answer is one
+            // byte, which `state` is.
+            let asked = unsafe {
+                let start = self.mapping.start().add(page & !(PAGE_BYTES as usize - 1));
+                libc::mincore(start.cast(), PAGE_BYTES as usize, &raw mut state)
+            };
+            asked == 0 && state & 1 != 0
+        })
+    }
+
     /// What is at `offset` of the RAM without its hole, while no guest runs.
     pub(crate) fn host_bytes(&self, offset: usize, bytes: usize) -> Option<&[u8]> {
         offset.checked_add(bytes).filter(|&end| end <= self.mapping.bytes())?;

@@ -22,11 +22,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
 use crate::boot::{self, Image};
+use crate::confine::Filters;
 use crate::layout::VIRTIO_IRQS;
 use crate::{BlockError, Config, Error, cpu, devices, kvm, memory};
 
@@ -34,8 +35,8 @@ use crate::{BlockError, Config, Error, cpu, devices, kvm, memory};
 /// ([`Vmm::launch`](crate::Vmm::launch)).
 ///
 /// It holds the kernel, the initramfs and the boot data as they will lie in the guest, packed into
-/// a sealed file in memory, and what the vCPU says of itself. It holds nothing of a guest that
-/// runs: no guest memory, no KVM object. Files of block devices are opened by each launch.
+/// a sealed file in memory, what the vCPU says of itself, and the threads' seccomp filters. It holds
+/// nothing of a guest that runs: no guest memory, no KVM object. Files of block devices are opened by each launch.
 ///
 /// A process that closes what it does not need must keep the descriptor that [`AsFd`] shows.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub struct Prepared {
     pub(crate) config: Config,
     pub(crate) image: Image,
     pub(crate) identity: cpu::Identity,
+    pub(crate) filters: Arc<Filters>,
     digest: OnceLock<[u8; 32]>,
 }
 
@@ -63,7 +65,9 @@ impl Prepared {
         cpu::check_count(config.vcpus)?;
         let image = boot::lay_out(config, &cmdline, irqs)?;
         let identity = cpu::Identity::new(&kvm::open()?, config.vcpus, config.cpu_profile)?;
-        Ok(Prepared { config: config.clone(), image, identity, digest: OnceLock::new() })
+        let filters = Arc::new(Filters::new()?);
+        let config = config.clone();
+        Ok(Prepared { config, image, identity, filters, digest: OnceLock::new() })
     }
 
     /// SHA-256 of all that the guest has in its memory when it begins; computed once.

@@ -4,14 +4,17 @@ use std::fmt;
 use std::iter;
 use std::mem;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::clock::now_ns;
-use crate::confine::{self, Kind};
-use crate::devices::{self, BalloonControl, ConsoleControl, Control, Devices, Streams};
+use crate::confine::{Filters, Kind};
+use crate::devices::{
+    self, BalloonControl, ConsoleControl, Control, Devices, RegisterPages, Streams,
+};
 use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
@@ -27,16 +30,18 @@ use crate::{
 
 /// A microVM that is ready to run.
 pub struct Vmm {
-    // In the order in which they must go: the vCPU and the VM before the memory they use.
+    // In the order in which they must go: the vCPU, the VM and the devices, which may have transfers
+    // in flight, before the memory they use.
     vcpu: VcpuFd,
     /// The vCPUs that wait for the boot vCPU to start them.
     others: Vec<VcpuFd>,
     vm: VmFd,
-    ram: GuestRam,
     devices: Devices,
+    ram: GuestRam,
     reactor: Option<Reactor>,
     observer: Box<dyn Observer>,
     stopper: Stopper,
+    filters: Arc<Filters>,
     confined: bool,
     /// No vCPU has left the guest for the VMM yet.
     fresh: AtomicBool,
@@ -55,6 +60,7 @@ impl fmt::Debug for Vmm {
             reactor,
             observer: _,
             stopper,
+            filters: _,
             confined,
             fresh,
             suspended,
@@ -117,13 +123,15 @@ impl Vmm {
         // Memory before controllers: these register on KVM's buses, after which a change of memory
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
+        let pages = RegisterPages::attach(&vm, virtio.len())?;
         controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
         for index in 1..config.vcpus {
             others.push(cpu::create(&vm, index, identity)?);
         }
-        let devices = Devices::new(config, virtio.into_iter().zip(irqs.iter().copied()));
+        let virtio = virtio.into_iter().zip(irqs.iter().copied());
+        let devices = Devices::new(config, virtio, pages);
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         ram.fill(image)?;
@@ -138,6 +146,7 @@ impl Vmm {
             reactor,
             observer,
             stopper: Stopper::new(),
+            filters: Arc::clone(&prepared.filters),
             confined: false,
             fresh: AtomicBool::new(true),
             suspended: false,
@@ -220,6 +229,7 @@ impl Vmm {
         let host = kvm::open()?;
         let vm = kvm::create_vm(&host)?;
         ram.attach(&vm)?;
+        let pages = RegisterPages::attach(&vm, virtio.len())?;
         controllers::add(&vm)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
@@ -227,7 +237,8 @@ impl Vmm {
             others.push(cpu::create(&vm, index, identity)?);
         }
         let virtio = virtio.into_iter().zip(irqs.iter().copied());
-        let devices = Devices::restored(config, virtio, &snapshot.devices, &ram).map_err(misfit)?;
+        let devices = Devices::restored(config, virtio, pages, &snapshot.devices, &ram);
+        let devices = devices.map_err(misfit)?;
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         snapshot.controllers.give(&vm)?;
@@ -245,6 +256,7 @@ impl Vmm {
             reactor,
             observer,
             stopper: Stopper::new(),
+            filters: Arc::clone(&prepared.filters),
             confined: false,
             fresh: AtomicBool::new(true),
             suspended: true,
@@ -339,11 +351,13 @@ impl Vmm {
             reactor,
             observer,
             stopper,
+            filters,
             confined,
             fresh,
             suspended,
         } = self;
         let (vm, ram, devices, confined) = (&*vm, &*ram, &*devices, *confined);
+        let filters = &**filters;
         let reactor = reactor.as_ref();
         if mem::take(suspended) {
             devices.resume(vm, ram)?;
@@ -351,13 +365,13 @@ impl Vmm {
         let machine = Machine::new(vm, ram, devices, &mut **observer, stopper, fresh);
         let run = |vcpu: &mut VcpuFd, boots| {
             if confined {
-                confine::apply(Kind::Vcpu)?;
+                filters.apply(Kind::Vcpu)?;
             }
             vcpu::run(vcpu, &machine, boots)
         };
         let serve = |reactor: &Reactor| {
             if confined {
-                confine::apply(Kind::Device)?;
+                filters.apply(Kind::Device)?;
             }
             reactor.run(vm, ram, devices)
         };

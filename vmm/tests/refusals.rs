@@ -53,7 +53,7 @@ fn test_new_refuses_with_place_and_remedy_and_leaves_nothing() {
     fs::write(&odd, [0; 513]).unwrap();
     let config = Config { kernel: script.clone(), ..Config::default() };
     let bootable = Config { kernel, ..config.clone() };
-    let block = |path: &Path| BlockConfig { path: path.to_owned(), read_only: true, direct: false };
+    let block = |path: &Path| BlockConfig { read_only: true, ..BlockConfig::new(path) };
     let cases = [
         (Config { memory_bytes: 1 << 20, ..config.clone() }, ["1048576", "16 MiB"]),
         (Config { memory_bytes: 1 << 40, ..config.clone() }, ["1099511627776", "64 GiB"]),

@@ -273,6 +273,8 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
     arguments.push(args.timeout().as_secs().to_string().into());
     arguments.push("--memory-mib".into());
     arguments.push(args.kit.memory_mib.to_string().into());
+    arguments.push("--disk-engine".into());
+    arguments.push(args.kit.disk_engine.word().into());
     arguments.extend(args.json.then(|| OsString::from("--json")));
     arguments.push("--".into());
     arguments.extend(args.command.iter().map(OsString::from));

@@ -117,6 +117,37 @@ pub struct KitArgs {
     #[arg(long, value_name = "MIB", default_value_t = 128,
           value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub memory_mib: u64,
+    /// How the disks of tare's own microVM move their data
+    #[arg(long, value_enum, default_value_t = DiskEngine::Sync)]
+    pub disk_engine: DiskEngine,
+}
+
+/// How a disk moves its data; see `tare_vmm::BlockEngine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiskEngine {
+    /// One request after the other, on the vCPU's thread
+    Sync,
+    /// Many at once, by an io_uring
+    IoUring,
+}
+
+impl DiskEngine {
+    /// As it is given on the command line.
+    fn word(self) -> &'static str {
+        match self {
+            DiskEngine::Sync => "sync",
+            DiskEngine::IoUring => "io-uring",
+        }
+    }
+}
+
+impl From<DiskEngine> for tare_vmm::BlockEngine {
+    fn from(engine: DiskEngine) -> tare_vmm::BlockEngine {
+        match engine {
+            DiskEngine::Sync => tare_vmm::BlockEngine::Sync,
+            DiskEngine::IoUring => tare_vmm::BlockEngine::IoUring,
+        }
+    }
 }
 
 impl KitArgs {
@@ -124,6 +155,7 @@ impl KitArgs {
         crate::kit::Choice {
             kernel: self.kernel.clone().unwrap_or_default(),
             rootfs: self.rootfs.clone(),
+            disk_engine: self.disk_engine.into(),
         }
     }
 }

@@ -159,6 +159,8 @@ impl RoundArgs {
         option("--gap-ms", self.gap_ms);
         option("--timeout-s", self.timeout_s);
         option("--memory-mib", self.kit.memory_mib);
+        let engine = self.kit.disk_engine.word();
+        arguments.extend(["--disk-engine", engine].map(OsString::from));
         let errand = Errand {
             flavour: FlavourArg::Deterministic,
             machine: self.machine,

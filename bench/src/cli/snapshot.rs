@@ -229,7 +229,7 @@ fn restore(args: &RestoreArgs) -> anyhow::Result<u8> {
     interrupt::listen()?;
     let kept = Kept::open(&args.directory)?;
     let kernel = guest_kernel::Choice::File(kept.kernel().to_owned());
-    let kit = Kit::new(Choice { kernel, rootfs: None })?;
+    let kit = Kit::new(Choice { kernel, ..Choice::default() })?;
     let prepared = kept.prepare(&kit, args.command.clone())?;
     let workload = tare_workload::find("run").context("this build has no workload 'run'")?;
     let timeout = Duration::from_secs(args.timeout_s);

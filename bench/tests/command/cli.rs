@@ -18,6 +18,7 @@ fn test_help_names_every_command_and_its_exit_codes() {
         "report",
         "lab",
         "kernel",
+        "snapshot",
         "completions",
         "Exit codes",
     ] {
@@ -27,7 +28,9 @@ fn test_help_names_every_command_and_its_exit_codes() {
 
 #[test]
 fn test_every_command_s_help_has_an_example() {
-    for command in ["doctor", "compare", "bench", "launch", "report", "lab", "completions"] {
+    for command in
+        ["doctor", "compare", "bench", "launch", "report", "lab", "snapshot", "completions"]
+    {
         let shown = output(tare().args([command, "--help"]));
         let help = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(help.contains("Example"), "{command}:\n{help}");
@@ -119,4 +122,22 @@ fn test_compare_into_a_directory_that_cannot_be_made_fails_before_measuring() {
     let shown = output(tare().args(["compare", "--host", "local", "--out", "/proc/none/results"]));
     assert_eq!(shown.status.code(), Some(1), "{}", text(&shown));
     assert!(text(&shown).contains("/proc/none/results"), "{}", text(&shown));
+}
+
+#[test]
+fn test_snapshot_of_what_is_none_says_so_and_every_one_has_an_example() {
+    let directory = tempfile::tempdir().unwrap();
+    for command in ["create", "ls", "inspect", "verify", "restore", "rebase", "rm"] {
+        let help = output(tare().args(["snapshot", command, "--help"]));
+        assert!(text(&help).contains("Example"), "{}", text(&help));
+    }
+    for command in ["inspect", "verify", "rm"] {
+        let shown = output(tare().args(["snapshot", command]).arg(directory.path()));
+        assert_eq!(shown.status.code(), Some(1), "{command}: {}", text(&shown));
+        let name = directory.path().display().to_string();
+        assert!(text(&shown).contains(&name), "{command}: {}", text(&shown));
+    }
+    assert!(directory.path().exists());
+    let shown = output(tare().args(["snapshot", "ls", "--json"]).arg(directory.path()));
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), "[]\n");
 }

@@ -29,10 +29,10 @@ fn test_copies_of_a_microvm_are_each_their_own() {
 }
 
 /// Of the lab's kernel and root file system.
-fn kit() -> Kit {
+pub(crate) fn kit() -> Kit {
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
-    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS") }).unwrap()
+    Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS"), ..Choice::default() }).unwrap()
 }
 
 #[derive(Default)]
@@ -161,4 +161,67 @@ fn inside_the_lab_a_hundred_clones_live() {
     println!("{:>9} guest RAM touched", mean(|usage| usage.guest_ram_touched_bytes.unwrap()));
     assert_eq!(found.boxes.len(), 100);
     assert!((64 << 10..1536 << 10).contains(&found.each_bytes()), "{}", found.each_bytes());
+}
+
+/// All of `tare snapshot`, in one lab.
+#[test]
+fn test_snapshots_are_kept_checked_restored_and_removed() {
+    if !may_run("test_snapshots_are_kept", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = among_labs();
+    let tare = assert_cmd::cargo::cargo_bin!("tare");
+    let script = format!(
+        "try() {{ name=$1; shift; {tare} snapshot \"$@\" >/tmp/said 2>&1; \
+           echo \"$name: exit $?: $(tr '\\n' ' ' </tmp/said)\"; rm /tmp/said; }}
+         cd /tmp; before=$(cat /proc/mounts; ls -a $TMPDIR; ls /sys/fs/cgroup)
+         try create create kept
+         try twice create kept
+         try ls ls --json .
+         try inspect inspect kept
+         try verify verify kept
+         try restore restore kept -- sh -c 'echo \"this is $(cat /proc/sys/kernel/hostname)\"; exit 3'
+         try another restore kept -- sh -c 'touch /mark && ls /mark'
+         try fresh restore kept -- ls /mark
+         try missing restore kept -- /no/such
+         cp -a kept damaged; echo x | dd of=damaged/snapshot/memory bs=1 seek=16777216 conv=notrunc 2>/dev/null
+         try damaged verify damaged
+         mv kept/snapshot/state kept/snapshot/state.partial
+         try unfinished restore kept -- true
+         mv kept/snapshot/state.partial kept/snapshot/state
+         sed -i 's/quiet/quiet x=1/' damaged/machine.json
+         try different restore damaged -- true
+         touch damaged/mine; try mine rm damaged; rm damaged/mine
+         try rm rm kept damaged
+         [ \"$before\" = \"$(cat /proc/mounts; ls -a $TMPDIR; ls /sys/fs/cgroup)\" ] && echo clean; ls",
+        tare = tare.display()
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("deterministic", directory.path());
+    command.arg("--with").arg(tare).args(["--program", "/bin/busybox", "--", "sh", "-c", &script]);
+    let shown = output(&mut command);
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for (name, code, word) in [
+        ("create", 0, "bytes of memory"),
+        ("twice", 1, "File exists"),
+        ("ls", 0, "\"memory_bytes\": 134217728"),
+        ("inspect", 0, "128 MiB"),
+        ("verify", 0, "whole"),
+        ("restore", 3, "this is"),
+        ("another", 0, "/mark"),
+        ("fresh", 1, "No such file"),
+        ("missing", 4, "/no/such"),
+        ("damaged", 1, "checksum"),
+        ("unfinished", 1, "not finished"),
+        ("different", 1, "command line"),
+        ("mine", 1, "mine is in it"),
+        ("rm", 0, ""),
+    ] {
+        let line = said.lines().find(|line| line.starts_with(&format!("{name}: ")));
+        let line = line.unwrap_or_else(|| panic!("{name} is missing: {}", text(&shown)));
+        assert!(line.starts_with(&format!("{name}: exit {code}: ")), "{line}");
+        assert!(line.contains(word), "'{word}' is missing: {line}");
+    }
+    assert!(said.lines().any(|line| line == "clean"), "{}", text(&shown));
+    assert!(!said.lines().any(|line| line == "kept" || line == "damaged"), "{}", text(&shown));
 }

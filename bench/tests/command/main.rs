@@ -3,8 +3,11 @@
 
 mod attended;
 mod bench;
+mod busy;
 mod cli;
 mod common;
 mod copies;
+mod disks;
 mod host;
 mod lab;
+mod leftovers;

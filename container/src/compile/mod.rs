@@ -46,27 +46,71 @@ struct Given {
 /// possibly (`grouped`) others.
 pub(crate) fn compile(spec: Spec, v1: usize, grouped: bool) -> Result<Compiled, Error> {
     validate(&spec)?;
+    let (mut script, given) = begin(&spec, v1, grouped);
+    furnish(&mut script, &spec)?;
+    finish(script, &given, spec)
+}
+
+/// Compiles what makes the namespaces of a jail into what its `spec` says.
+pub(crate) fn compile_home(spec: &Spec) -> Result<Script, Error> {
+    validate(spec)?;
     let mut script = Script::default();
-    let slots = slots(&spec);
+    furnish(&mut script, spec)?;
+    script.check()?;
+    Ok(script)
+}
+
+/// Compiles a child's way into the namespaces of its jail, which are open.
+pub(crate) fn compile_way(
+    mut spec: Spec,
+    home: Vec<(Namespaces, OwnedFd)>,
+    v1: usize,
+    grouped: bool,
+) -> Result<Compiled, Error> {
+    let (mut script, given) = begin(&spec, v1, grouped);
+    for (namespace, fd) in &home {
+        let flags = namespace.flags();
+        let arguments = [fd.as_raw_fd().into(), flags.into()];
+        script.call(Stage::Namespace, format!("{flags:#x}"), libc::SYS_setns, &arguments);
+    }
+    spec.network = None;
+    let mut compiled = finish(script, &given, spec)?;
+    compiled.kept.extend(home.into_iter().map(|(_, fd)| fd));
+    Ok(compiled)
+}
+
+fn begin(spec: &Spec, v1: usize, grouped: bool) -> (Script, Given) {
+    let mut script = Script::default();
+    let slots = slots(spec);
     let given = Given {
         parent: script.register(),
         slots: (0..slots).map(|_| script.register()).collect(),
         v1_procs: (0..v1).map(|_| script.register()).collect(),
     };
     join_cgroup(&mut script, &given, grouped && spec.namespaces.contains(Namespaces::CGROUP));
+    process::begin(&mut script, spec.session);
+    (script, given)
+}
+
+/// Mounts, names and network of fresh namespaces.
+fn furnish(script: &mut Script, spec: &Spec) -> Result<(), Error> {
     if let Some(network) = &spec.network {
         let arguments = [network.as_raw_fd().into(), libc::CLONE_NEWNET.into()];
         script.call(Stage::Network, "namespace", libc::SYS_setns, &arguments);
     }
-    process::begin(&mut script, spec.session);
     if spec.namespaces.contains(Namespaces::MOUNT) {
-        root::build(&mut script, &spec)?;
+        root::build(script, spec)?;
     }
-    inside::names(&mut script, &spec)?;
+    inside::names(script, spec)
+}
+
+/// What makes the process the box's own, and then its program.
+fn finish(mut script: Script, given: &Given, spec: Spec) -> Result<Compiled, Error> {
+    let slots = given.slots.len();
     let end = process::Ending::new(&spec);
-    end.before_descriptors(&mut script, &spec, &given)?;
+    end.before_descriptors(&mut script, &spec, given)?;
     let highest = files::highest(&spec);
-    let mut kept = files::pass(&mut script, spec.stdio, spec.descriptors, &given, highest)?;
+    let mut kept = files::pass(&mut script, spec.stdio, spec.descriptors, given, highest)?;
     kept.extend(spec.network);
     let mut compiled = Compiled { script, kept, slots, highest };
     end.execute(&mut compiled, spec.program, &spec.args, &spec.env)?;

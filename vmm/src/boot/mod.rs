@@ -193,7 +193,9 @@ pub(crate) fn lay_out(config: &Config, cmdline: &str, irqs: &[u32]) -> Result<Im
     if config.acpi {
         let tables = acpi::build(ACPI_TABLES, config.vcpus, irqs);
         write("the ACPI tables", ACPI_TABLES, &tables)?;
-    } else if config.vcpus > 1 {
+    } else {
+        // For one processor too: a kernel that finds no table looks for one at every 16 bytes of
+        // 64 KiB of absent firmware, through a new mapping each time.
         write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
     }
     let address = match config.protocol {

@@ -74,6 +74,9 @@ pub(super) fn of_vcpu(
             ..Default::default()
         });
     }
+    // KVM answers zeros for what it does not have; and it searches all that it has some thirty times
+    // when it is given them.
+    entries.retain(|entry| [entry.eax, entry.ebx, entry.ecx, entry.edx] != [0; 4]);
     CpuId::from_entries(&entries).ok()
 }
 
@@ -186,7 +189,7 @@ mod tests {
         assert_eq!(find(&cpuid, 0x8000_0001, 0).unwrap().ecx, 1);
         assert_eq!(find(&cpuid, 0x8000_0008, 0).unwrap().ecx, 0);
         assert_eq!(find(&cpuid, 0x8000_001d, 0).unwrap().eax, 0x121);
-        assert_eq!(find(&cpuid, 0x8000_001e, 0).unwrap().ebx, 0);
+        assert!(find(&cpuid, 0x8000_001e, 0).is_none(), "all of it is zero");
     }
 
     #[test]

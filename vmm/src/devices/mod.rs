@@ -20,12 +20,13 @@ pub(crate) use line::Line;
 pub use renewal::MESSAGE_MAX_BYTES;
 pub(crate) use saved::Saved;
 pub(crate) use serial::DATA as SERIAL_PORT;
-pub(crate) use virtio::{
-    Balloon, Block, Console, Control, Device, Net, Notify, Rng, SavedTransport, Transport, Vsock,
-};
 pub use virtio::{
-    BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl, ConsoleError,
-    NetError, Streams, VsockError, open_tap,
+    BLOCK_QUEUES_MAX, BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl,
+    ConsoleError, NetError, Streams, VsockError, open_tap,
+};
+pub(crate) use virtio::{
+    Balloon, Block, Console, Control, Device, Net, Notify, RegisterPages, Rng, SavedTransport,
+    Transport, Vsock,
 };
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
@@ -54,20 +55,33 @@ pub(crate) struct Devices {
     serial: Mutex<(Serial, Line)>,
     renewal: Mutex<Renewal>,
     virtio: Vec<Mutex<(Transport, Line)>>,
+    /// Declared last, so that no device refers to a page when they go.
+    _pages: Option<RegisterPages>,
 }
 
 impl Devices {
-    /// COM1, the keyboard controller, the renewal port, and `virtio` with an interrupt line each.
+    /// COM1, the keyboard controller, the renewal port, and `virtio` with an interrupt line each,
+    /// whose registers the guest reads on `pages`.
     pub(crate) fn new(
         config: &Config,
         virtio: impl Iterator<Item = (Box<dyn Device>, u32)>,
+        pages: Option<RegisterPages>,
     ) -> Devices {
+        let transport = |index, device| {
+            let mut transport = Transport::new(device);
+            transport.show_on(pages.as_ref().and_then(|pages| pages.page(index)));
+            transport
+        };
         Devices {
             serial: Mutex::new((Serial::default(), Line::new(SERIAL_IRQ))),
             renewal: Mutex::new(renewal(config)),
             virtio: virtio
-                .map(|(device, irq)| Mutex::new((Transport::new(device), Line::new(irq))))
+                .enumerate()
+                .map(|(index, (device, irq))| {
+                    Mutex::new((transport(index, device), Line::new(irq)))
+                })
                 .collect(),
+            _pages: pages,
         }
     }
 
@@ -79,6 +93,7 @@ impl Devices {
     pub(crate) fn restored(
         config: &Config,
         virtio: impl Iterator<Item = (Box<dyn Device>, u32)>,
+        pages: Option<RegisterPages>,
         saved: &Saved,
         ram: &GuestRam,
     ) -> Result<Devices, usize> {
@@ -90,14 +105,17 @@ impl Devices {
         let virtio = virtio.zip(&saved.virtio).enumerate();
         let virtio = virtio.map(|(index, ((device, irq), (saved, level)))| {
             let transport = Transport::restored(device, saved, ram.memory());
-            let transport = transport.ok_or(index)?;
+            let mut transport = transport.ok_or(index)?;
+            transport.show_on(pages.as_ref().and_then(|pages| pages.page(index)));
             Ok::<_, usize>(Mutex::new((transport, line(irq, *level))))
         });
+        let virtio = virtio.collect::<Result<Vec<_>, usize>>()?;
         let (serial, level) = saved.serial;
         Ok(Devices {
             serial: Mutex::new((Serial::restored(serial), line(SERIAL_IRQ, level))),
             renewal: Mutex::new(renewal(config)),
-            virtio: virtio.collect::<Result<Vec<_>, usize>>()?,
+            virtio,
+            _pages: pages,
         })
     }
 

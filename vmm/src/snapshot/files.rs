@@ -1,7 +1,8 @@
 //! The files of a snapshot, whatever machine it is of.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +60,18 @@ pub struct Description {
     pub parent: Option<(String, PathBuf)>,
 }
 
+/// Reads a file of up to so many bytes; `None` if it has more.
+pub(super) fn read_whole(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes > limit {
+        return Ok(None);
+    }
+    let mut contents = vec![0; bytes as usize];
+    file.read_exact(&mut contents)?;
+    Ok(Some(contents))
+}
+
 impl SnapshotFiles {
     /// Reads `state`, and checks that it is whole and that `memory` can belong to it. The contents
     /// of `memory` are not read: see [`verify`](SnapshotFiles::verify).
@@ -72,17 +85,13 @@ impl SnapshotFiles {
             path: path.clone(),
             reason: error.to_string(),
         };
-        let size = match fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
+        let state = match read_whole(&path, STATE_MAX_BYTES) {
             Err(_) if directory.join(PARTIAL).exists() => {
                 return Err(SnapshotError::Unfinished { path: directory.to_owned() });
             }
-            Err(error) => return Err(SnapshotError::file("find", &path)(error)),
+            other => other.map_err(SnapshotError::file("read", &path))?,
         };
-        if size > STATE_MAX_BYTES {
-            return Err(bad(FormatError::Length));
-        }
-        let state = fs::read(&path).map_err(SnapshotError::file("read", &path))?;
+        let state = state.ok_or_else(|| bad(FormatError::Length))?;
         let sections = Sections::parse(state).map_err(bad)?;
         let guest: Guest = sections.value(Kind::Guest, 0).map_err(bad)?;
         let pages = Pages {
@@ -132,7 +141,7 @@ impl SnapshotFiles {
         for files in self.chain()?.iter().map(Link::files) {
             let path = files.directory.join(MEMORY);
             let found = files.pages.checksum_of(&files.memory);
-            files.check(found.map_err(SnapshotError::file("read", &path))?)?;
+            files.pages.check(found.map_err(SnapshotError::file("read", &path))?, &path)?;
         }
         Ok(())
     }
@@ -149,7 +158,7 @@ impl SnapshotFiles {
         for files in self.chain()?.iter().rev().map(Link::files) {
             let path = files.directory.join(MEMORY);
             let found = files.pages.copy(&files.memory, into);
-            files.check(found.map_err(SnapshotError::file("copy", &path))?)?;
+            files.pages.check(found.map_err(SnapshotError::file("copy", &path))?, &path)?;
             extents = union(extents, &files.pages.extents);
         }
         Ok(extents)
@@ -207,14 +216,6 @@ impl SnapshotFiles {
 
     fn orphan(&self, reason: String) -> SnapshotError {
         SnapshotError::Parent { path: self.directory.clone(), reason }
-    }
-
-    fn check(&self, checksum: u32) -> Result<(), SnapshotError> {
-        if checksum == self.pages.checksum {
-            return Ok(());
-        }
-        let reason = "its checksum is wrong: it was damaged or written to".to_owned();
-        Err(SnapshotError::Bad { path: self.directory.join(MEMORY), reason })
     }
 }
 

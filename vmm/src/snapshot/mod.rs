@@ -27,6 +27,8 @@
 //! another guest is named.
 
 mod capture;
+#[cfg(test)]
+mod decoder_tests;
 mod files;
 mod format;
 mod output;

@@ -6,7 +6,7 @@
 //! VMM has written is as good as one of the guest's.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -69,18 +69,21 @@ pub(super) enum Which {
     Written,
 }
 
-/// This process's page map.
+/// This process's page map, and its list of mappings.
 #[derive(Debug)]
 pub(super) struct Pagemap {
     file: File,
+    maps: File,
 }
 
 impl Pagemap {
     /// Opens it: a VMM that has given up its root file system has it from before.
     pub(super) fn open() -> Result<Pagemap, SnapshotError> {
-        let path = Path::new("/proc/self/pagemap");
-        let file = File::open(path).map_err(SnapshotError::file("open", path))?;
-        Ok(Pagemap { file })
+        let open = |path: &str| {
+            let path = Path::new(path);
+            File::open(path).map_err(SnapshotError::file("open", path))
+        };
+        Ok(Pagemap { file: open("/proc/self/pagemap")?, maps: open("/proc/self/maps")? })
     }
 
     /// The pages of `range`, whose ends are pages', as ascending ranges of addresses.
@@ -92,6 +95,27 @@ impl Pagemap {
             }
             other => other,
         }
+    }
+
+    /// Where other memory is in the place of a mapped file, as a balloon puts it there.
+    pub(super) fn replaced(&self, range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+        let mut text = String::new();
+        (&self.maps).rewind()?;
+        (&self.maps).read_to_string(&mut text)?;
+        let mut found = Vec::new();
+        for line in text.lines() {
+            // Start and end, permissions, offset, device, inode.
+            let mut words = line.split_ascii_whitespace();
+            let ends = words.next().and_then(|ends| ends.split_once('-'));
+            let Some((start, end)) = ends else { continue };
+            let address = |digits| usize::from_str_radix(digits, 16);
+            let (Ok(start), Ok(end)) = (address(start), address(end)) else { continue };
+            let (start, end) = (start.max(range.start), end.min(range.end));
+            if start < end && words.nth(3) == Some("0") {
+                push(&mut found, start..end);
+            }
+        }
+        Ok(found)
     }
 
     fn scan(&self, range: Range<usize>, which: Which) -> io::Result<Vec<Range<usize>>> {
@@ -206,6 +230,23 @@ mod tests {
         ram.write(0x3fff, b"xy").unwrap();
         ram.write(0x9000, &[7]).unwrap();
         assert_eq!(both(&ram, Which::Written), [0x3000..0x5000, 0x9000..0xa000]);
+    }
+
+    #[test]
+    fn test_replaced_has_what_was_put_in_the_place_of_the_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; RAM_BYTES as usize]).unwrap();
+        let ram = GuestRam::from_file(RAM_BYTES, &file, Vec::new()).unwrap();
+        let start = ram.host_range().start;
+        // SAFETY: within the mapping of `ram`, which nothing else refers to.
+        let mapped = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap((start + 0x4000) as *mut _, 0x2000, protection, flags, -1, 0)
+        };
+        assert_ne!(mapped, libc::MAP_FAILED);
+        let found = Pagemap::open().unwrap().replaced(ram.host_range()).unwrap();
+        assert_eq!(found, [start + 0x4000..start + 0x6000]);
     }
 
     /// The kernel's own log of what a guest writes, as a second opinion.

@@ -8,9 +8,11 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::SnapshotError;
 use super::pagemap::{Pagemap, Which};
 use crate::memory::GuestRam;
 
@@ -52,6 +54,15 @@ impl Pages {
     /// Whether each lies within guest RAM of so many bytes, and behind the one before.
     pub(crate) fn fits(&self, ram_bytes: u64) -> bool {
         fit(&self.extents, ram_bytes)
+    }
+
+    /// Whether a checksum is the right one for what was read of the file at `path`.
+    pub(super) fn check(&self, checksum: u32, path: &Path) -> Result<(), SnapshotError> {
+        if checksum == self.checksum {
+            return Ok(());
+        }
+        let reason = "its checksum is wrong: it was damaged or written to".to_owned();
+        Err(SnapshotError::Bad { path: path.to_owned(), reason })
     }
 
     /// The checksum of what `file` has there now.
@@ -127,30 +138,31 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     /// Writes what is not zero to `file`, which is empty.
     pub(super) fn write(&self, file: &File) -> io::Result<Pages> {
-        let touched = self.find(Which::Touched)?;
-        let spans = union(touched, self.ram.base());
+        let touched = self.pagemap.find(self.ram.host_range(), Which::Touched)?;
+        let spans = union(self.extents(touched), self.ram.base());
         self.put(file, &spans, |_, page| Ok(!is_zero(page)))
     }
 
     /// Writes what differs from what the RAM was mapped from, `parent`, to `file`, which is empty.
     pub(super) fn write_difference(&self, file: &File, parent: &File) -> io::Result<Pages> {
-        let written = self.find(Which::Written)?;
+        let written = self.pagemap.find(self.ram.host_range(), Which::Written)?;
+        let replaced = self.pagemap.replaced(self.ram.host_range())?;
+        let spans = union(self.extents(written), &self.extents(replaced));
         let mut before = [0; PAGE_BYTES];
-        self.put(file, &written, |offset, page| {
+        self.put(file, &spans, |offset, page| {
             parent.read_exact_at(&mut before, offset as u64)?;
             Ok(before != *page)
         })
     }
 
-    /// As offsets into the RAM.
-    fn find(&self, which: Which) -> io::Result<Vec<Extent>> {
-        let range = self.ram.host_range();
-        let found = self.pagemap.find(range.clone(), which)?;
-        let extent = |found: Range<usize>| Extent {
-            offset: (found.start - range.start) as u64,
-            bytes: found.len() as u64,
+    /// Ranges of addresses as offsets into the RAM.
+    fn extents(&self, ranges: Vec<Range<usize>>) -> Vec<Extent> {
+        let start = self.ram.host_range().start;
+        let extent = |range: Range<usize>| Extent {
+            offset: (range.start - start) as u64,
+            bytes: range.len() as u64,
         };
-        Ok(found.into_iter().map(extent).collect())
+        ranges.into_iter().map(extent).collect()
     }
 
     /// Writes those pages of `spans` that are to be kept.

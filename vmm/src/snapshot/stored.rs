@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::kvm_cpuid_entry2;
+use zerocopy::IntoBytes;
 
 use super::files::{Parent, SnapshotFiles, hex};
 use super::pages::Pages;
@@ -73,22 +74,27 @@ impl Snapshot {
         let vcpus = vcpus.map(|index| cpu::Saved::read(sections, index).map_err(bad));
         let vcpus = vcpus.collect::<Result<_, _>>()?;
         let devices = devices::Saved::read(sections, files.guest.virtio_devices as usize);
-        let mut snapshot = Snapshot {
+        let devices = devices.map_err(bad)?;
+        let controllers = controllers::Saved::read(sections).map_err(bad)?;
+        let memory_bytes = files.guest.memory_bytes;
+        let own = Parent { id: files.id, checksum: files.pages.checksum, reserved: 0 };
+        let merged = files.is_difference().then(|| merge(&files)).transpose()?;
+        let held = merged.is_some();
+        let (pages, memory) = merged.unwrap_or((files.pages, files.memory));
+        let working_set = WorkingSet::load(directory, memory_bytes)?;
+        let directory = directory.to_owned();
+        Ok(Snapshot {
             vcpus,
-            controllers: controllers::Saved::read(sections).map_err(bad)?,
-            devices: devices.map_err(bad)?,
-            memory_bytes: files.guest.memory_bytes,
-            directory: directory.to_owned(),
-            own: Parent { id: files.id, checksum: files.pages.checksum, reserved: 0 },
-            working_set: WorkingSet::load(directory, files.guest.memory_bytes)?,
-            held: false,
-            pages: files.pages.clone(),
-            memory: files.memory.try_clone().map_err(SnapshotError::file("open", directory))?,
-        };
-        if files.is_difference() {
-            snapshot.merge(&files)?;
-        }
-        Ok(snapshot)
+            controllers,
+            devices,
+            pages,
+            memory,
+            memory_bytes,
+            directory,
+            own,
+            working_set,
+            held,
+        })
     }
 
     /// Reads all of its memory and checks that nothing has changed it.
@@ -97,12 +103,9 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`] and [`SnapshotError::Bad`].
     pub fn verify(&self) -> Result<(), SnapshotError> {
-        let found = self.pages.checksum_of(&self.memory).map_err(self.cannot("read"))?;
-        if found == self.pages.checksum {
-            return Ok(());
-        }
-        let reason = "its checksum is wrong: it was damaged or written to".to_owned();
-        Err(SnapshotError::Bad { path: self.directory.join(MEMORY), reason })
+        let path = self.directory.join(MEMORY);
+        let found = self.pages.checksum_of(&self.memory);
+        self.pages.check(found.map_err(SnapshotError::file("read", &path))?, &path)
     }
 
     /// Copies its memory into memory of this process's, in large pages where the host can, which all
@@ -113,43 +116,14 @@ impl Snapshot {
     ///
     /// [`SnapshotError::File`] and [`SnapshotError::Bad`], as of [`verify`](Snapshot::verify).
     pub fn hold(&mut self) -> Result<(), SnapshotError> {
-        let held = self.empty_memory()?;
-        self.pages.copy(&self.memory, &held).map_err(self.cannot("copy"))?;
-        self.take(held)?;
-        self.verify()
-    }
-
-    /// Gathers in memory of this process's what all of a chain have.
-    fn merge(&mut self, files: &SnapshotFiles) -> Result<(), SnapshotError> {
-        let merged = self.empty_memory()?;
-        let mut pages = Pages { extents: files.merge(&merged)?, checksum: 0 };
-        pages.checksum = pages.checksum_of(&merged).map_err(self.cannot("read"))?;
-        self.pages = pages;
-        self.take(merged)
-    }
-
-    fn empty_memory(&self) -> Result<File, SnapshotError> {
-        let file = memory_file(c"tare-snapshot").map_err(self.cannot("hold in memory"))?;
-        let whole = (self.memory_bytes as usize).next_multiple_of(HUGE_PAGE_BYTES);
-        file.set_len(whole as u64).map_err(self.cannot("hold in memory"))?;
-        Ok(file)
-    }
-
-    /// Has its memory from now on in this file, which is in memory.
-    fn take(&mut self, file: File) -> Result<(), SnapshotError> {
-        let view = View::new(&file, self.memory_bytes as usize);
-        let view = view.map_err(self.cannot("hold in memory"))?;
-        for region in self.pages.regions(HUGE_PAGE_BYTES as u64) {
-            view.collapse(region);
-        }
-        self.memory = file;
+        let path = self.directory.join(MEMORY);
+        let held = empty_memory(self.memory_bytes, &path)?;
+        let found = self.pages.copy(&self.memory, &held);
+        self.pages.check(found.map_err(SnapshotError::file("copy", &path))?, &path)?;
+        gather(&held, self.memory_bytes, &self.pages, &path)?;
+        self.memory = held;
         self.held = true;
         Ok(())
-    }
-
-    fn cannot(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> SnapshotError {
-        let path = self.directory.join(MEMORY);
-        move |error| SnapshotError::File { action, path, error }
     }
 
     /// Where its files are.
@@ -195,6 +169,34 @@ impl AsFd for Snapshot {
     }
 }
 
+/// A file in memory for a snapshot's.
+fn empty_memory(bytes: u64, path: &Path) -> Result<File, SnapshotError> {
+    let whole = (bytes as usize).next_multiple_of(HUGE_PAGE_BYTES) as u64;
+    let file = memory_file(c"tare-snapshot").and_then(|file| file.set_len(whole).map(|()| file));
+    file.map_err(SnapshotError::file("hold in memory", path))
+}
+
+/// Has what there is of it in large pages, as far as the host can.
+fn gather(file: &File, bytes: u64, pages: &Pages, path: &Path) -> Result<(), SnapshotError> {
+    let view = View::new(file, bytes as usize);
+    let view = view.map_err(SnapshotError::file("hold in memory", path))?;
+    for region in pages.regions(HUGE_PAGE_BYTES as u64) {
+        view.collapse(region);
+    }
+    Ok(())
+}
+
+/// What all of a chain have, in memory of this process's.
+fn merge(files: &SnapshotFiles) -> Result<(Pages, File), SnapshotError> {
+    let (bytes, path) = (files.guest.memory_bytes, files.directory.join(MEMORY));
+    let merged = empty_memory(bytes, &path)?;
+    let mut pages = Pages { extents: files.merge(&merged)?, checksum: 0 };
+    let checksum = pages.checksum_of(&merged);
+    pages.checksum = checksum.map_err(SnapshotError::file("read", &path))?;
+    gather(&merged, bytes, &pages, &path)?;
+    Ok((pages, merged))
+}
+
 /// Whether a snapshot is of the machine that is asked for.
 fn compare(
     files: &SnapshotFiles,
@@ -221,8 +223,11 @@ fn compare(
         return Err(different(what, short(then.image), short(now.image)));
     }
     for index in 0..now.vcpus as usize {
-        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
         let now = prepared.identity.entries(index);
+        if sections.get(Kind::CpuId, index).map_err(&bad)? == now.as_bytes() {
+            continue;
+        }
+        let then = sections.values::<kvm_cpuid_entry2>(Kind::CpuId, index).map_err(&bad)?;
         if let Some(leaf) = differing_leaf(&then, now) {
             let what = format!("CPUID leaf {:#x} ({}) of vCPU {index}", leaf.0, leaf.1);
             let show = |entries: &[kvm_cpuid_entry2]| {

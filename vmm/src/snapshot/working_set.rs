@@ -12,12 +12,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::files::read_whole;
 use super::format::{FormatError, Kind, Sections, Writer};
 use super::pages::Extent;
 use super::{SnapshotError, WORKING_SET};
 use crate::memory::GuestRam;
 
 const PAGE_BYTES: u64 = 4096;
+/// How many places are looked at to know whether pages are in memory.
+const SAMPLE: usize = 8;
 /// Far more than a recording keeps.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
@@ -69,15 +72,11 @@ impl WorkingSet {
             path: path.clone(),
             reason: format!("{error}; remove it: a snapshot is good without it"),
         };
-        match fs::metadata(&path) {
+        let bytes = match read_whole(&path, FILE_MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(SnapshotError::file("find", &path)(error)),
-            Ok(metadata) if metadata.len() > FILE_MAX_BYTES => {
-                return Err(bad(FormatError::Length));
-            }
-            Ok(_) => {}
-        }
-        let bytes = fs::read(&path).map_err(SnapshotError::file("read", &path))?;
+            other => other.map_err(SnapshotError::file("read", &path))?,
+        };
+        let bytes = bytes.ok_or_else(|| bad(FormatError::Length))?;
         let sections = Sections::parse(bytes).map_err(bad)?;
         let written = sections.values::<Extent>(Kind::Memory, 0).map_err(bad)?;
         let read = sections.values::<Extent>(Kind::Memory, 1).map_err(bad)?;
@@ -89,10 +88,17 @@ impl WorkingSet {
         Ok(Some(WorkingSet { written, read }))
     }
 
+    /// Whether a sample of the pages that are only read is in the host's memory already, as all of
+    /// them are where the snapshot was used a moment ago. To ask for each costs 0.3 ms in the lab.
+    fn is_at_hand(&self, ram: &GuestRam) -> bool {
+        let step = self.read.len().div_ceil(SAMPLE).max(1);
+        self.read.iter().step_by(step).all(|extent| ram.is_resident(extent.offset))
+    }
+
     /// Brings the pages in, as far as the host can: what it cannot, the guest will. `held` says
     /// that they are in memory anyway.
     pub(crate) fn fetch(&self, ram: &GuestRam, held: bool) {
-        if !held {
+        if !held && !self.is_at_hand(ram) {
             for Extent { offset, bytes } in &self.read {
                 ram.advise(*offset, *bytes, libc::MADV_WILLNEED);
             }

@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tare_vmm::{Captured, Description, SnapshotError, SnapshotFiles};
+use tare_vmm::{BlockEngine, Captured, Description, SnapshotError, SnapshotFiles};
 use tare_workload::{CONVERSATION_PORT, Channel as Wire, Job, Line};
 
 use super::origin::Origin;
@@ -225,6 +225,7 @@ impl Kept {
             memory_mib: self.record.memory_mib,
             disks,
             direct: false,
+            disk_engine: BlockEngine::default(),
             converses: true,
         }
     }

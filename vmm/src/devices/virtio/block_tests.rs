@@ -1,277 +1,196 @@
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
-use super::super::Virtqueue;
+use super::bench::*;
 use super::*;
-
-const MEMORY_BYTES: usize = 1 << 20;
-const DISK_BYTES: u64 = 64 << 10;
-const TABLE: u64 = 0x1000;
-const AVAILABLE: u64 = 0x4000;
-const USED: u64 = 0x5000;
-const HEADER: u64 = 0x8000;
-const STATUS: u64 = 0x8100;
-const DATA: u64 = 0x1_0000;
-const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
-
-/// A device, a queue in guest memory, and the disk's file.
-struct Bench {
-    memory: GuestMemoryMmap,
-    queues: [Virtqueue; 1],
-    block: Block,
-    file: tempfile::NamedTempFile,
-    available: u16,
-}
-
-impl Bench {
-    fn new(read_only: bool) -> Bench {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let bytes: Vec<u8> = (0..DISK_BYTES).map(|index| (index / 512) as u8).collect();
-        file.as_file().write_all_at(&bytes, 0).unwrap();
-        let config = BlockConfig { path: file.path().to_owned(), read_only, direct: false };
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
-        let mut queue = Virtqueue::new(QUEUE_SIZE);
-        queue.set_table(Some(TABLE as u32), None);
-        queue.set_available_ring(Some(AVAILABLE as u32), None);
-        queue.set_used_ring(Some(USED as u32), None);
-        queue.set_ready(&memory, true).unwrap();
-        let block = Block::open(&config, 3).unwrap();
-        Bench { memory, queues: [queue], block, file, available: 0 }
-    }
-
-    fn header(&self, kind: u32, sector: u64) {
-        self.memory.write_obj(kind, GuestAddress(HEADER)).unwrap();
-        self.memory.write_obj(sector, GuestAddress(HEADER + 8)).unwrap();
-        self.memory.write_obj(0xff_u8, GuestAddress(STATUS)).unwrap();
-    }
-
-    fn describe(&self, index: u64, (address, length, flags, next): (u64, u32, u16, u16)) {
-        let at = TABLE + 16 * index;
-        self.memory.write_obj(address, GuestAddress(at)).unwrap();
-        self.memory.write_obj(length, GuestAddress(at + 8)).unwrap();
-        self.memory.write_obj(flags, GuestAddress(at + 12)).unwrap();
-        self.memory.write_obj(next, GuestAddress(at + 14)).unwrap();
-    }
-
-    /// Makes the chain that starts at descriptor `head` available and serves the queue.
-    fn offer(&mut self, head: u16) -> Result<bool, Broken> {
-        let slot = AVAILABLE + 4 + 2 * u64::from(self.available % QUEUE_SIZE);
-        self.memory.write_obj(head, GuestAddress(slot)).unwrap();
-        self.available += 1;
-        self.memory.write_obj(self.available, GuestAddress(AVAILABLE + 2)).unwrap();
-        self.notify()
-    }
-
-    /// Header, `buffers`, status, linked one by one.
-    fn request(&mut self, buffers: &[(u64, u32, u16)]) -> Result<(u8, u32), Broken> {
-        self.describe(0, (HEADER, 16, NEXT, 1));
-        for (index, &(address, length, flags)) in (1_u16..).zip(buffers) {
-            self.describe(index.into(), (address, length, flags | NEXT, index + 1));
-        }
-        self.describe(buffers.len() as u64 + 1, (STATUS, 1, WRITE, 0));
-        let used = self.memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap();
-        assert!(self.offer(0)?);
-        assert_eq!(self.memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), used + 1);
-        let length = USED + 4 + 8 * u64::from(used % QUEUE_SIZE) + 4;
-        Ok((
-            self.memory.read_obj(GuestAddress(STATUS)).unwrap(),
-            self.memory.read_obj(GuestAddress(length)).unwrap(),
-        ))
-    }
-
-    /// Tells the device that its queue has something; true if the driver is to be interrupted.
-    fn notify(&mut self) -> Result<bool, Broken> {
-        self.block.notified(0, &mut Queues::new(&self.memory, &mut self.queues))?;
-        Ok(self.queues[0].wants_interrupt(&self.memory))
-    }
-
-    fn data(&self, address: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
-        bytes
-    }
-
-    fn disk(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(0)).unwrap();
-        file.read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-}
 
 #[test]
 fn test_request_reads_into_scattered_buffers() {
-    let mut bench = Bench::new(false);
-    bench.header(blk::VIRTIO_BLK_T_IN, 2);
-    let buffers = [(DATA, 100, WRITE), (DATA + 0x1000, 924, WRITE)];
-    assert_eq!(bench.request(&buffers), Ok((0, 1025)));
-    assert_eq!(bench.data(DATA, 100), [2; 100]);
-    assert_eq!(bench.data(DATA + 0x1000, 412), [2; 412]);
-    assert_eq!(bench.data(DATA + 0x1000 + 412, 512), [3; 512]);
+    each_engine(false, |mut bench| {
+        bench.header(blk::VIRTIO_BLK_T_IN, 2);
+        let buffers = [(DATA, 100, WRITE), (DATA + 0x1000, 924, WRITE)];
+        assert_eq!(bench.request(&buffers), Ok((0, 1025)));
+        assert_eq!(bench.data(DATA, 100), [2; 100]);
+        assert_eq!(bench.data(DATA + 0x1000, 412), [2; 412]);
+        assert_eq!(bench.data(DATA + 0x1000 + 412, 512), [3; 512]);
+    });
 }
 
 #[test]
 fn test_request_writes_and_flushes() {
-    let mut bench = Bench::new(false);
-    bench.memory.write_slice(&[0xaa; 1024], GuestAddress(DATA)).unwrap();
-    bench.header(blk::VIRTIO_BLK_T_OUT, 127 - 1);
-    assert_eq!(bench.request(&[(DATA, 512, 0), (DATA + 512, 512, 0)]), Ok((0, 1)));
-    bench.header(blk::VIRTIO_BLK_T_FLUSH, 0);
-    assert_eq!(bench.request(&[]), Ok((0, 1)));
-    let disk = bench.disk();
-    assert_eq!(disk.len() as u64, DISK_BYTES);
-    assert_eq!(disk[disk.len() - 1024..], [0xaa; 1024]);
-    assert_eq!(disk[disk.len() - 1025], 125);
+    each_engine(false, |mut bench| {
+        bench.memory.write_slice(&[0xaa; 1024], GuestAddress(DATA)).unwrap();
+        bench.header(blk::VIRTIO_BLK_T_OUT, 127 - 1);
+        assert_eq!(bench.request(&[(DATA, 512, 0), (DATA + 512, 512, 0)]), Ok((0, 1)));
+        bench.header(blk::VIRTIO_BLK_T_FLUSH, 0);
+        assert_eq!(bench.request(&[]), Ok((0, 1)));
+        let disk = bench.disk();
+        assert_eq!(disk.len() as u64, DISK_BYTES);
+        assert_eq!(disk[disk.len() - 1024..], [0xaa; 1024]);
+        assert_eq!(disk[disk.len() - 1025], 125);
+    });
 }
 
 #[test]
 fn test_request_header_and_status_shared_with_data() {
-    let mut bench = Bench::new(false);
-    // Framing is the driver's choice: the header in two parts, the status behind the data.
-    bench.header(blk::VIRTIO_BLK_T_IN, 5);
-    bench.describe(0, (HEADER, 5, NEXT, 1));
-    bench.describe(1, (HEADER + 5, 11, NEXT, 2));
-    bench.describe(2, (DATA, 513, WRITE, 0));
-    assert_eq!(bench.offer(0), Ok(true));
-    assert_eq!(bench.data(DATA, 513), [&[5; 512][..], &[0]].concat());
+    each_engine(false, |mut bench| {
+        // Framing is the driver's choice: the header in two parts, the status behind the data.
+        bench.header(blk::VIRTIO_BLK_T_IN, 5);
+        bench.describe(0, (HEADER, 5, NEXT, 1));
+        bench.describe(1, (HEADER + 5, 11, NEXT, 2));
+        bench.describe(2, (DATA, 513, WRITE, 0));
+        assert_eq!(bench.offer(0), Ok(true));
+        assert_eq!(bench.data(DATA, 513), [&[5; 512][..], &[0]].concat());
+    });
 }
 
 #[test]
 fn test_request_get_id_returns_the_devices_name() {
-    let mut bench = Bench::new(false);
-    bench.header(blk::VIRTIO_BLK_T_GET_ID, 0);
-    assert_eq!(bench.request(&[(DATA, 20, WRITE)]), Ok((0, 21)));
-    assert_eq!(&bench.data(DATA, 12), b"tare-disk-3\0");
-    assert_eq!(bench.request(&[(DATA, 19, WRITE)]), Ok((1, 1)));
+    each_engine(false, |mut bench| {
+        bench.header(blk::VIRTIO_BLK_T_GET_ID, 0);
+        assert_eq!(bench.request(&[(DATA, 20, WRITE)]), Ok((0, 21)));
+        assert_eq!(&bench.data(DATA, 12), b"tare-disk-3\0");
+        assert_eq!(bench.request(&[(DATA, 19, WRITE)]), Ok((1, 1)));
+    });
 }
 
 #[test]
 fn test_request_in_scattered_pages_is_one_request() {
-    let mut bench = Bench::new(false);
-    bench.header(blk::VIRTIO_BLK_T_IN, 0);
-    // All of the disk. One of 128 KiB is 32 pages, of the 254 that fit the queue.
-    let buffers: Vec<_> = (0..16).map(|page| (DATA + page * 8192, 4096, WRITE)).collect();
-    assert_eq!(bench.request(&buffers), Ok((0, 65537)));
-    assert_eq!(bench.data(DATA + 15 * 8192 + 4095, 1), [127]);
+    each_engine(false, |mut bench| {
+        bench.header(blk::VIRTIO_BLK_T_IN, 0);
+        // All of the disk. One of 128 KiB is 32 pages, of the 254 that fit the queue.
+        let buffers: Vec<_> = (0..16).map(|page| (DATA + page * 8192, 4096, WRITE)).collect();
+        assert_eq!(bench.request(&buffers), Ok((0, 65537)));
+        assert_eq!(bench.data(DATA + 15 * 8192 + 4095, 1), [127]);
+    });
 }
 
 #[test]
 fn test_request_out_of_range_or_unaligned_returns_io_error() {
-    let mut bench = Bench::new(false);
-    let before = bench.disk();
-    for (sector, length) in
-        [(128, 512), (127, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 511), (0, 1)]
-    {
-        bench.header(blk::VIRTIO_BLK_T_IN, sector);
-        assert_eq!(bench.request(&[(DATA, length, WRITE)]), Ok((1, 1)), "{sector} {length}");
-        bench.header(blk::VIRTIO_BLK_T_OUT, sector);
-        assert_eq!(bench.request(&[(DATA, length, 0)]), Ok((1, 1)), "{sector} {length}");
-    }
-    assert!(bench.disk() == before);
+    each_engine(false, |mut bench| {
+        let before = bench.disk();
+        for (sector, length) in
+            [(128, 512), (127, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 511), (0, 1)]
+        {
+            bench.header(blk::VIRTIO_BLK_T_IN, sector);
+            assert_eq!(bench.request(&[(DATA, length, WRITE)]), Ok((1, 1)), "{sector} {length}");
+            bench.header(blk::VIRTIO_BLK_T_OUT, sector);
+            assert_eq!(bench.request(&[(DATA, length, 0)]), Ok((1, 1)), "{sector} {length}");
+        }
+        assert!(bench.disk() == before);
+    });
 }
 
 #[test]
 fn test_request_write_to_read_only_returns_io_error() {
-    let mut bench = Bench::new(true);
-    let before = bench.disk();
-    bench.header(blk::VIRTIO_BLK_T_OUT, 0);
-    assert_eq!(bench.request(&[(DATA, 512, 0)]), Ok((1, 1)));
-    assert!(bench.disk() == before);
-    assert_ne!(bench.block.features() & 1 << blk::VIRTIO_BLK_F_RO, 0);
+    each_engine(true, |mut bench| {
+        let before = bench.disk();
+        bench.header(blk::VIRTIO_BLK_T_OUT, 0);
+        assert_eq!(bench.request(&[(DATA, 512, 0)]), Ok((1, 1)));
+        assert!(bench.disk() == before);
+        assert_ne!(bench.block.features() & 1 << blk::VIRTIO_BLK_F_RO, 0);
+    });
 }
 
 #[test]
 fn test_request_of_unknown_kind_returns_unsupported() {
-    let mut bench = Bench::new(false);
-    for kind in [2, 3, blk::VIRTIO_BLK_T_DISCARD, u32::MAX] {
-        bench.header(kind, 0);
-        assert_eq!(bench.request(&[(DATA, 512, WRITE)]), Ok((2, 1)));
-    }
+    each_engine(false, |mut bench| {
+        for kind in [2, 3, 5, 12, 14, u32::MAX] {
+            bench.header(kind, 0);
+            assert_eq!(bench.request(&[(DATA, 512, WRITE)]), Ok((2, 1)));
+        }
+    });
 }
 
 #[test]
 fn test_serve_chain_that_loops_returns_endless() {
-    let mut bench = Bench::new(false);
-    bench.describe(0, (HEADER, 16, NEXT, 1));
-    bench.describe(1, (DATA, 512, NEXT, 0));
-    assert_eq!(bench.offer(0), Err(Broken::Endless));
+    each_engine(false, |mut bench| {
+        bench.describe(0, (HEADER, 16, NEXT, 1));
+        bench.describe(1, (DATA, 512, NEXT, 0));
+        assert_eq!(bench.offer(0), Err(Broken::Endless));
+    });
 }
 
 #[test]
 fn test_serve_broken_links_return_cut() {
-    let mut bench = Bench::new(false);
-    bench.describe(0, (HEADER, 16, NEXT, QUEUE_SIZE));
-    assert_eq!(bench.offer(0), Err(Broken::Cut));
-    assert_eq!(bench.offer(QUEUE_SIZE), Err(Broken::Cut));
-    assert_eq!(bench.offer(u16::MAX), Err(Broken::Cut));
-    // An indirect table of no whole descriptors, and one within another.
-    bench.describe(2, (DATA, 17, INDIRECT, 0));
-    assert_eq!(bench.offer(2), Err(Broken::Cut));
-    bench.memory.write_slice(&[0; 16], GuestAddress(DATA)).unwrap();
-    bench.memory.write_obj(INDIRECT, GuestAddress(DATA + 12)).unwrap();
-    bench.describe(3, (DATA, 16, INDIRECT, 0));
-    assert_eq!(bench.offer(3), Err(Broken::Cut));
+    each_engine(false, |mut bench| {
+        bench.describe(0, (HEADER, 16, NEXT, QUEUE_SIZE));
+        assert_eq!(bench.offer(0), Err(Broken::Cut));
+        assert_eq!(bench.offer(QUEUE_SIZE), Err(Broken::Cut));
+        assert_eq!(bench.offer(u16::MAX), Err(Broken::Cut));
+        // An indirect table of no whole descriptors, and one within another.
+        bench.describe(2, (DATA, 17, INDIRECT, 0));
+        assert_eq!(bench.offer(2), Err(Broken::Cut));
+        bench.memory.write_slice(&[0; 16], GuestAddress(DATA)).unwrap();
+        bench.memory.write_obj(INDIRECT, GuestAddress(DATA + 12)).unwrap();
+        bench.describe(3, (DATA, 16, INDIRECT, 0));
+        assert_eq!(bench.offer(3), Err(Broken::Cut));
+    });
 }
 
 #[test]
 fn test_serve_buffer_outside_memory_returns_buffer() {
-    let mut bench = Bench::new(false);
-    let end = MEMORY_BYTES as u64;
-    for address in [end, end - 511, u64::MAX, u64::MAX - 511] {
-        bench.header(blk::VIRTIO_BLK_T_IN, 0);
-        assert_eq!(bench.request(&[(address, 512, WRITE)]), Err(Broken::Buffer), "{address:#x}");
-    }
-    assert_eq!(bench.request(&[(0, u32::MAX - 16, WRITE)]), Err(Broken::Buffer));
+    each_engine(false, |mut bench| {
+        let end = MEMORY_BYTES as u64;
+        for address in [end, end - 511, u64::MAX, u64::MAX - 511] {
+            bench.header(blk::VIRTIO_BLK_T_IN, 0);
+            assert_eq!(
+                bench.request(&[(address, 512, WRITE)]),
+                Err(Broken::Buffer),
+                "{address:#x}"
+            );
+        }
+        assert_eq!(bench.request(&[(0, u32::MAX - 16, WRITE)]), Err(Broken::Buffer));
+    });
 }
 
 #[test]
 fn test_serve_readable_after_writable_returns_order() {
-    let mut bench = Bench::new(false);
-    bench.header(blk::VIRTIO_BLK_T_IN, 0);
-    let buffers = [(DATA, 512, WRITE), (DATA + 512, 512, 0)];
-    assert_eq!(bench.request(&buffers), Err(Broken::Order));
+    each_engine(false, |mut bench| {
+        bench.header(blk::VIRTIO_BLK_T_IN, 0);
+        let buffers = [(DATA, 512, WRITE), (DATA + 512, 512, 0)];
+        assert_eq!(bench.request(&buffers), Err(Broken::Order));
+    });
 }
 
 #[test]
 fn test_serve_without_header_or_status_returns_frame() {
-    let mut bench = Bench::new(false);
-    bench.header(blk::VIRTIO_BLK_T_IN, 0);
-    for descriptor in
-        [(HEADER, 15, 0, 0), (HEADER, 0, 0, 0), (HEADER, 16, 0, 0), (STATUS, 1, WRITE, 0)]
-    {
-        bench.describe(0, descriptor);
-        assert_eq!(bench.offer(0), Err(Broken::Frame), "{descriptor:?}");
-    }
+    each_engine(false, |mut bench| {
+        bench.header(blk::VIRTIO_BLK_T_IN, 0);
+        for descriptor in
+            [(HEADER, 15, 0, 0), (HEADER, 0, 0, 0), (HEADER, 16, 0, 0), (STATUS, 1, WRITE, 0)]
+        {
+            bench.describe(0, descriptor);
+            assert_eq!(bench.offer(0), Err(Broken::Frame), "{descriptor:?}");
+        }
+    });
 }
 
 #[test]
 fn test_serve_available_index_far_ahead_returns_available_index() {
-    let mut bench = Bench::new(false);
-    bench.memory.write_obj(QUEUE_SIZE + 1, GuestAddress(AVAILABLE + 2)).unwrap();
-    let served = bench.notify();
-    assert_eq!(served, Err(Broken::AvailableIndex));
+    each_engine(false, |mut bench| {
+        bench.memory.write_obj(QUEUE_SIZE + 1, GuestAddress(AVAILABLE + 2)).unwrap();
+        let served = bench.notify();
+        assert_eq!(served, Err(Broken::AvailableIndex));
+    });
 }
 
 #[test]
 fn test_serve_chain_of_more_than_4_gib_returns_cut() {
-    let mut bench = Bench::new(false);
-    bench.header(blk::VIRTIO_BLK_T_IN, 0);
-    assert_eq!(bench.request(&[(0, u32::MAX - 15, WRITE)]), Err(Broken::Cut));
+    each_engine(false, |mut bench| {
+        bench.header(blk::VIRTIO_BLK_T_IN, 0);
+        assert_eq!(bench.request(&[(0, u32::MAX - 15, WRITE)]), Err(Broken::Cut));
+    });
 }
 
 #[test]
 fn test_serve_requests_that_refill_the_ring_ends_after_a_queue_full() {
+    let mut bench = Bench::with(|_| {});
     // Each request reads two sectors: one over the available ring, with an index one higher and a
     // ring full of descriptor 0, and one over the header, which becomes the next such request.
     const ROUNDS: u16 = 400;
-    let mut bench = Bench::new(false);
     bench.file.as_file().set_len(u64::from(ROUNDS) * 1024).unwrap();
     for round in 0..ROUNDS {
         let ring = [[0, 0], (round + 2).to_le_bytes()].concat();
@@ -283,7 +202,7 @@ fn test_serve_requests_that_refill_the_ring_ends_after_a_queue_full() {
             bench.file.as_file().write_all_at(&bytes, sector * 512).unwrap();
         }
     }
-    let config = BlockConfig { path: bench.file.path().to_owned(), read_only: true, direct: false };
+    let config = BlockConfig { read_only: true, ..BlockConfig::new(bench.file.path()) };
     bench.block = Block::open(&config, 0).unwrap();
     bench.header(blk::VIRTIO_BLK_T_IN, 0);
     bench.memory.write_obj(1_u16, GuestAddress(AVAILABLE + 2)).unwrap();
@@ -302,6 +221,7 @@ proptest! {
     /// fault), no change of the disk's size, and an end.
     #[test]
     fn test_serve_any_descriptors_is_safe(
+        ring in any::<bool>(),
         kind in prop_oneof![0_u32..14, any::<u32>()],
         sector in prop_oneof![0_u64..130, any::<u64>()],
         descriptors in prop::collection::vec(
@@ -315,7 +235,8 @@ proptest! {
         ),
         heads in prop::collection::vec(prop_oneof![0_u16..8, any::<u16>()], 1..6),
     ) {
-        let mut bench = Bench::new(false);
+        let engine = if ring { BlockEngine::IoUring } else { BlockEngine::Sync };
+        let mut bench = Bench::with(|config| config.engine = engine);
         bench.header(kind, sector);
         for (index, descriptor) in (0..).zip(descriptors) {
             bench.describe(index, descriptor);

@@ -20,7 +20,8 @@ pub(super) struct Buffers {
 }
 
 // SAFETY: the addresses belong to no thread. They are used only between `add` and the end of the
-// same request, while the guest memory they point into is borrowed by the caller.
+// same request. The guest memory they point into is mapped until then: it is borrowed by the caller,
+// or the device that has requests in flight ends them before the memory goes.
 unsafe impl Send for Buffers {}
 
 impl Buffers {
@@ -135,13 +136,18 @@ impl Buffers {
 }
 
 /// The guest's byte that takes a request's status.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Status(*mut u8);
+
+// SAFETY: as for `Buffers`.
+unsafe impl Send for Status {}
 
 impl Status {
     /// Tells the guest.
     pub(super) fn set(self, status: u8) {
         // SAFETY: the address came from `take_last` within this request, whose guest memory is
-        // still borrowed and mapped; the guest stands still, and a byte has no alignment.
+        // still mapped; a byte has no alignment, and what the guest does to it meanwhile is its own
+        // affair.
         unsafe { self.0.write_volatile(status) }
     }
 }

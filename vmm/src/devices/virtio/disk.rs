@@ -1,23 +1,23 @@
 //! The file behind a block device.
 
-use std::alloc::{self, Layout};
+mod bounce;
+mod space;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::ptr::NonNull;
 
 use thiserror::Error;
 
-use super::chain::{advance, gather, scatter, total};
-use crate::BlockConfig;
+use super::chain::Buffers;
+use crate::{BlockConfig, BlockEngine};
+use bounce::{Bounce, transfer};
 
 /// The unit of a block device's addresses (section 5.2.4).
 pub(super) const SECTOR_BYTES: u64 = 512;
-/// A direct transfer with unaligned guest buffers goes through host memory in parts of this size.
-const BOUNCE_BYTES: usize = 256 << 10;
 /// Alignment for direct transfers where the kernel does not tell it: a page suits every device.
 const PAGE_BYTES: u32 = 4096;
 
@@ -53,6 +53,25 @@ pub enum BlockError {
         bytes: u64,
         /// The size of a block: 512, or more where direct transfers ask for it.
         unit: u64,
+    },
+    /// It cannot have so many queues.
+    #[error("the block file {} cannot have {queues} queues: ask for 1 to {limit}", path.display())]
+    Queues {
+        /// The file.
+        path: PathBuf,
+        /// How many were asked for.
+        queues: u16,
+        /// How many are possible.
+        limit: u16,
+    },
+    /// There is no io_uring for it.
+    #[error("cannot make an io_uring for the block file {}: {error}; use the synchronous engine, or let the host use io_uring (sysctl kernel.io_uring_disabled=0)", path.display())]
+    Ring {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
     },
     /// There are more block devices than interrupt lines.
     #[error(
@@ -117,6 +136,9 @@ impl Disk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(BlockError::Kind { path: path() });
         }
+        if config.engine == BlockEngine::IoUring {
+            wait_in_ring(&file).map_err(failed)?;
+        }
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let direct = config.direct.then(|| Direct::of(&file));
         let disk = Disk { file, bytes, direct };
@@ -136,6 +158,26 @@ impl Disk {
     pub(super) fn block_bytes(&self) -> u32 {
         let sector = SECTOR_BYTES as u32;
         self.direct.as_ref().map_or(sector, |direct| sector.max(direct.length_alignment as u32))
+    }
+
+    /// The least space that the file can give up: of a file system's blocks, as far as it is known.
+    pub(super) fn extent_bytes(&self) -> u32 {
+        PAGE_BYTES.max(self.block_bytes())
+    }
+
+    /// The file's descriptor.
+    pub(super) fn file(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Whether the file takes transfers with these buffers as they are.
+    pub(super) fn takes(&self, buffers: &Buffers) -> bool {
+        self.direct.as_ref().is_none_or(|direct| {
+            [buffers.readable(), buffers.writable()]
+                .into_iter()
+                .flatten()
+                .all(|buffer| direct.takes(buffer))
+        })
     }
 
     /// Fills guest buffers from the file. They are used up.
@@ -205,114 +247,16 @@ impl Direct {
     }
 }
 
-/// Host memory, aligned to a page, for guest buffers that are not.
-#[derive(Debug)]
-struct Bounce {
-    start: NonNull<u8>,
-}
-
-// SAFETY: the memory is this value's alone.
-unsafe impl Send for Bounce {}
-
-impl Bounce {
-    const LAYOUT: Layout = match Layout::from_size_align(BOUNCE_BYTES, PAGE_BYTES as usize) {
-        Ok(layout) => layout,
-        Err(_) => panic!("a power of two"),
+/// Takes back the `O_NONBLOCK` of opening: with it io_uring does not wait for a file but fails.
+fn wait_in_ring(file: &File) -> io::Result<()> {
+    // SAFETY: both calls touch no memory.
+    let result = unsafe {
+        match libc::fcntl(file.as_raw_fd(), libc::F_GETFL) {
+            -1 => -1,
+            flags => libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK),
+        }
     };
-
-    fn new() -> Bounce {
-        // SAFETY: the layout has a size.
-        let start = unsafe { alloc::alloc_zeroed(Bounce::LAYOUT) };
-        match NonNull::new(start) {
-            Some(start) => Bounce { start },
-            None => alloc::handle_alloc_error(Bounce::LAYOUT),
-        }
-    }
-
-    fn bytes(&mut self, length: usize) -> &mut [u8] {
-        let length = length.min(BOUNCE_BYTES);
-        // SAFETY: the allocation has at least `length` initialised bytes, borrowed through `self`.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), length) }
-    }
-
-    fn read(&mut self, fd: i32, buffers: &[libc::iovec], offset: u64) -> io::Result<()> {
-        self.each(buffers, |bytes, done| {
-            let mut list = [iovec_of(bytes)];
-            // SAFETY: the one buffer is `bytes`.
-            transfer(&mut list, offset + done as u64, |list, count, at| unsafe {
-                libc::preadv(fd, list, count, at)
-            })?;
-            scatter(buffers, done, bytes);
-            Ok(())
-        })
-    }
-
-    fn write(&mut self, fd: i32, buffers: &[libc::iovec], offset: u64) -> io::Result<()> {
-        self.each(buffers, |bytes, done| {
-            gather(buffers, done, bytes);
-            let mut list = [iovec_of(bytes)];
-            // SAFETY: the one buffer is `bytes`.
-            transfer(&mut list, offset + done as u64, |list, count, at| unsafe {
-                libc::pwritev(fd, list, count, at)
-            })
-        })
-    }
-
-    /// Calls `part` with as much of the bounce memory as each part of `buffers` needs.
-    fn each(
-        &mut self,
-        buffers: &[libc::iovec],
-        mut part: impl FnMut(&mut [u8], usize) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let length = total(buffers) as usize;
-        let mut done = 0;
-        while done < length {
-            let bytes = self.bytes(length - done);
-            part(bytes, done)?;
-            done += bytes.len();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout by `new`, and freed once.
-        unsafe { alloc::dealloc(self.start.as_ptr(), Bounce::LAYOUT) }
-    }
-}
-
-fn iovec_of(bytes: &mut [u8]) -> libc::iovec {
-    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
-}
-
-/// Repeats a vectored transfer until all buffers are used up: the kernel may move less than asked.
-fn transfer(
-    buffers: &mut [libc::iovec],
-    offset: u64,
-    mut call: impl FnMut(*const libc::iovec, libc::c_int, i64) -> isize,
-) -> io::Result<()> {
-    let mut left = total(buffers);
-    let mut at = offset;
-    while left > 0 {
-        let place = i64::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        match call(buffers.as_ptr(), buffers.len() as libc::c_int, place) {
-            // The file has become shorter than it was.
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            moved @ 1.. => {
-                left -= moved as u64;
-                at += moved as u64;
-                if left > 0 {
-                    advance(buffers, moved as usize);
-                }
-            }
-            _ => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
-        }
-    }
-    Ok(())
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

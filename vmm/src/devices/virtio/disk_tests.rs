@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use super::bounce::{BOUNCE_BYTES, iovec_of};
 use super::*;
 
 fn file_of(bytes: u64) -> tempfile::NamedTempFile {
@@ -9,7 +10,7 @@ fn file_of(bytes: u64) -> tempfile::NamedTempFile {
 }
 
 fn config(path: &Path) -> BlockConfig {
-    BlockConfig { path: path.to_owned(), read_only: false, direct: false }
+    BlockConfig::new(path)
 }
 
 #[test]

@@ -30,6 +30,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub(crate) use balloon::Balloon;
 pub use balloon::{BalloonControl, BalloonState, BalloonStatistics};
+pub use block::BLOCK_QUEUES_MAX;
 pub(crate) use block::Block;
 pub(crate) use console::Console;
 pub use console::{ConsoleControl, ConsoleError};
@@ -38,7 +39,7 @@ pub(crate) use net::Net;
 pub use net::{NetError, open_tap};
 use queue::Virtqueue;
 pub(crate) use rng::Rng;
-pub(crate) use transport::{SavedTransport, Transport};
+pub(crate) use transport::{RegisterPages, SavedTransport, Transport};
 pub(crate) use vsock::Vsock;
 pub use vsock::{Streams, VsockError};
 

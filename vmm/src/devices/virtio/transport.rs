@@ -1,5 +1,6 @@
 //! The MMIO transport, register by register (section 4.2.2).
 
+mod page;
 mod saved;
 
 use std::os::fd::BorrowedFd;
@@ -10,6 +11,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::GuestMemoryMmap;
 
 use super::{Broken, Control, Device, Notify, Queues, Virtqueue};
+pub(crate) use page::{RegisterPage, RegisterPages};
 pub(crate) use saved::SavedTransport;
 
 /// "virt", little-endian.
@@ -38,7 +40,25 @@ pub(crate) struct Transport {
     generation: u32,
     /// A queue that a device has left unfinished.
     pending: Option<usize>,
+    /// Where the guest reads the registers itself.
+    page: Option<RegisterPage>,
 }
+
+/// Registers that read as something, but for the configuration's generation.
+const READABLE: [u32; 12] = [
+    mmio::VIRTIO_MMIO_MAGIC_VALUE,
+    mmio::VIRTIO_MMIO_VERSION,
+    mmio::VIRTIO_MMIO_DEVICE_ID,
+    mmio::VIRTIO_MMIO_VENDOR_ID,
+    mmio::VIRTIO_MMIO_DEVICE_FEATURES,
+    mmio::VIRTIO_MMIO_QUEUE_NUM_MAX,
+    mmio::VIRTIO_MMIO_QUEUE_READY,
+    mmio::VIRTIO_MMIO_SHM_LEN_LOW,
+    mmio::VIRTIO_MMIO_SHM_LEN_HIGH,
+    mmio::VIRTIO_MMIO_SHM_BASE_LOW,
+    mmio::VIRTIO_MMIO_SHM_BASE_HIGH,
+    mmio::VIRTIO_MMIO_STATUS,
+];
 
 impl Transport {
     /// A device that no driver has seen.
@@ -55,6 +75,30 @@ impl Transport {
             queue_select: 0,
             generation: 0,
             pending: None,
+            page: None,
+        }
+    }
+
+    /// Shows the registers on `page` from now on.
+    pub(crate) fn show_on(&mut self, page: Option<RegisterPage>) {
+        self.page = page;
+        self.show();
+    }
+
+    /// Shows all registers.
+    fn show(&self) {
+        let Some(page) = &self.page else { return };
+        for register in READABLE {
+            page.show(register, self.register(register));
+        }
+        page.show_config(self.device.config(), self.generation);
+        self.show_interrupts();
+    }
+
+    /// Shows what a driver asks for at an interrupt.
+    fn show_interrupts(&self) {
+        if let Some(page) = &self.page {
+            page.show(mmio::VIRTIO_MMIO_INTERRUPT_STATUS, self.interrupt_status);
         }
     }
 
@@ -83,6 +127,8 @@ impl Transport {
             let driven = self.status & config::VIRTIO_CONFIG_S_DRIVER != 0;
             if let (Ok(from), true) = (usize::try_from(from), driven) {
                 self.serve(memory, |device, queues| device.configured(from, data, queues));
+                // What the driver may write, it may also read.
+                self.show();
             }
             return;
         }
@@ -121,6 +167,11 @@ impl Transport {
             mmio::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt_status &= !value,
             mmio::VIRTIO_MMIO_STATUS => self.set_status(memory, value),
             _ => self.set_queue_register(memory, register, value),
+        }
+        match register {
+            mmio::VIRTIO_MMIO_QUEUE_NOTIFY => {}
+            mmio::VIRTIO_MMIO_INTERRUPT_ACK => self.show_interrupts(),
+            _ => self.show(),
         }
     }
 
@@ -260,7 +311,8 @@ impl Transport {
         let mut queues = Queues::new(memory, &mut self.queues);
         let result = work(&mut *self.device, &mut queues);
         self.pending = queues.again;
-        if queues.config_changed {
+        let config_changed = queues.config_changed;
+        if config_changed {
             self.generation = self.generation.wrapping_add(1);
             self.interrupt_status |= mmio::VIRTIO_MMIO_INT_CONFIG;
         }
@@ -272,6 +324,7 @@ impl Transport {
         if result.is_err() {
             self.fail();
         }
+        if config_changed || result.is_err() { self.show() } else { self.show_interrupts() }
     }
 
     /// Stops the device until the driver resets it, and tells the driver (section 2.1.2).

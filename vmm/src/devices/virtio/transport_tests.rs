@@ -74,23 +74,30 @@ struct Bus {
     memory: GuestMemoryMmap,
     transport: Transport,
     fake: Fake,
+    pages: RegisterPages,
 }
 
 impl Bus {
     fn new() -> Bus {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let fake = Fake::default();
-        Bus { memory, transport: Transport::new(Box::new(fake.clone())), fake }
+        let pages = RegisterPages::map(1).unwrap();
+        let mut transport = Transport::new(Box::new(fake.clone()));
+        transport.show_on(pages.page(0));
+        Bus { memory, transport, fake, pages }
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.fake.0.lock().unwrap()
     }
 
+    /// What a driver reads, which is the same with an exit and without.
     fn read(&self, register: u32) -> u32 {
         let mut bytes = [0; 4];
         self.transport.read(register.into(), &mut bytes);
-        u32::from_le_bytes(bytes)
+        let value = u32::from_le_bytes(bytes);
+        assert_eq!(self.pages.page(0).unwrap().shown(register), value, "{register:#x}");
+        value
     }
 
     fn write(&mut self, register: u32, value: u32) {
@@ -284,6 +291,9 @@ proptest! {
             bus.transport.write(&bus.memory, offset, &bytes[..width]);
             let mut bytes = [0; 8];
             bus.transport.read(offset, &mut bytes[..width]);
+            for register in (0..0x200).step_by(4) {
+                bus.read(register);
+            }
         }
     }
 }
