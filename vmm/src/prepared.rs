@@ -19,6 +19,25 @@
 //! A large page costs 0.57 with `init_on_alloc=1`, about half without. The low 2 MiB are better
 //! touched by the VMM: left to the guest they end up in small pages, presumably because the guest
 //! reads there first, and cost it more than the large page costs the VMM.
+//!
+//! Where a launch spends its time up to there, in the jail that `tare` gives its VMM, in µs (release
+//! build; stamps in the code; practical kernel of 4.5 MB in three large pages):
+//!
+//! | step | before | now | what changed |
+//! |---|---|---|---|
+//! | fork of the harness, into namespaces | 261 | 149 | mounts, names, IPC and network are made once and entered |
+//! | its signals and descriptors | 50 | 80 | |
+//! | devices, guest RAM mapped | 96 | 87 | |
+//! | KVM: VM 215, controllers 117, vCPU | 493 | 460 | no CPUID entries of zeros: the vCPU takes 90 instead of 126 |
+//! | the same in a cgroup of its own | | +130 | its memory is accounted from the first object on |
+//! | image: four large pages 2,250, copy 580 | 2,903 | 2,918 | |
+//! | registers | 25 | 30 | |
+//! | jail | 178 | 55 | as above; and no bounding set to empty |
+//! | seccomp filter | 423 | 178 | words instead of a tree, made beforehand |
+//!
+//! A restore has the first and last of these in common. Between them it read and checked the state in
+//! 439, now 400, and brought in the working set (73 pages written, 282 read) in 731, now 440: the
+//! disk is not asked for what is in memory. A cgroup made by the launch itself would cost it 120.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,7 +1,7 @@
 //! What the agent does, from the `init` mark to the end of the box.
 //!
 //! 1. It reads the job from its arguments; a copy of a parked guest then takes on its own identity, and
-//!    the job that the host has for it, if there is one.
+//!    the job that the host has for it, if there is one. The job may say who it is on its network.
 //! 2. In a microVM it mounts what the job needs. It opens the socket of the command's streams, if
 //!    the job names one.
 //! 3. It lets the workload prepare.

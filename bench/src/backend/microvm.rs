@@ -21,8 +21,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use tare_container::{
-    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Proc, Program, Rootfs, Spec, Stream,
-    User,
+    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Namespaces, Proc, Program, Rootfs,
+    Spec, Stream, User,
 };
 use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
 use tare_workload::{
@@ -222,6 +222,8 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
         user: Some(User { uid: NOBODY, gid: NOBODY, groups: Vec::new() }),
         capabilities: Some(Capabilities::NONE),
         stdio: [inherit(), inherit(), inherit()],
+        // Nothing there shows cgroups, so there is no view of them to change.
+        namespaces: Namespaces::ALL.without(Namespaces::CGROUP),
         limits: Limits { accounting: has_cheap_cgroups(), ..Limits::default() },
         ..Spec::container(Rootfs::ReadOnly(root.to_owned()), Program::Caller)
     };

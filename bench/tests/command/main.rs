@@ -11,3 +11,4 @@ mod disks;
 mod host;
 mod lab;
 mod leftovers;
+mod variants;

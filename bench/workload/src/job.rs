@@ -61,7 +61,8 @@ pub struct Job {
     pub scratch: Option<String>,
     /// Block device to mount on `scratch` first (microVM only).
     pub scratch_device: Option<String>,
-    /// What a network interface is given first.
+    /// Who the box is on its network, where it has one of its own: the agent gives it to the interface
+    /// before all else, so that copies of one guest are not all the same.
     pub network: Option<Network>,
     /// Command to run, for the workload `run`: program and arguments.
     pub command: Vec<String>,

@@ -116,6 +116,7 @@ pub(crate) fn create(vm: &VmFd, index: u8, identity: &Identity) -> Result<VcpuFd
     let vcpu = vm.create_vcpu(index.into()).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
     let cpuid = identity.of_vcpus.get(usize::from(index)).ok_or_else(too_many_entries)?;
     vcpu.set_cpuid2(cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
+    state::enable_extended_state(&vcpu, cpuid.as_slice())?;
     Ok(vcpu)
 }
 

@@ -204,7 +204,10 @@ impl Sections {
         if !contents.len().is_multiple_of(size) {
             return Err(FormatError::Section(kind as u32, index as u32));
         }
-        Ok(contents.chunks_exact(size).filter_map(|item| T::read_from_bytes(item).ok()).collect())
+        // The iterator does not know its length, and growing a list step by step costs a restore.
+        let mut values = Vec::with_capacity(contents.len() / size);
+        values.extend(contents.chunks_exact(size).filter_map(|item| T::read_from_bytes(item).ok()));
+        Ok(values)
     }
 }
 

@@ -295,7 +295,11 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
 fn available(kit: &Kit) -> Result<(), Error> {
     match probe_virtualization(kit) {
         Availability::Ready => Ok(()),
-        Availability::Unavailable { why, remedy } => Err(Error::Unavailable { why, remedy }),
+        Availability::Unavailable { why, remedy } => {
+            // Where boxes run is no option of the commands for snapshots.
+            let remedy = remedy.replace("--host lab", "see `tare snapshot --help`");
+            Err(Error::Unavailable { why, remedy })
+        }
     }
 }
 
