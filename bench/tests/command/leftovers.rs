@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tare::backend::{self, Assignment, Instance, Output, Prepared};
+use tare::backend::{self, Assignment, Instance, Prepared};
 use tare::guest_kernel;
 use tare::kit::{Choice, Kit};
 use tare_workload::{Channel, Job};
@@ -51,16 +51,8 @@ fn kit(kernel: &NamedTempFile) -> Kit {
 }
 
 fn prepare(kit: &Kit) -> Box<dyn Prepared> {
-    let assignment = Assignment {
-        job: Job::new(Channel::Com1, "start"),
-        kernel: None,
-        memory_mib: 16,
-        with_rootfs: false,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
-        output: Output::Null,
-    };
+    let assignment =
+        Assignment { memory_mib: 16, ..Assignment::new(Job::new(Channel::Com1, "start")) };
     let prepared = backend::find("microvm").unwrap().prepare(kit, &assignment).unwrap();
     assert!(prepared.state().iter().any(|line| line.contains("jailed")), "{:?}", prepared.state());
     prepared

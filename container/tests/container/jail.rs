@@ -1,5 +1,6 @@
 //! The caller's own code in a jail: what a forked child sees and may do before and after.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;

@@ -15,7 +15,7 @@ const MAGIC: &[u8; 8] = b"TARESNAP";
 /// Changes with the format and with the meaning of any section.
 const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 16;
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const CHECKSUM_BYTES: usize = 4;
 /// More than any guest of this machine has.
 const SECTIONS_MAX: u32 = 1024;
 
