@@ -414,14 +414,11 @@ mod tests {
     fn test_new_scratch_dir_for_is_in_memory_where_it_is_asked_for_and_possible() {
         let kit = Kit::new(Choice::default()).unwrap();
         let assignment = |in_memory| Assignment {
-            job: Job::new(tare_workload::Channel::Com1, "file"),
-            kernel: None,
-            memory_mib: 128,
-            with_rootfs: false,
             scratch_mib: Some(1),
             in_memory,
             direct: true,
             output: crate::backend::Output::Null,
+            ..Assignment::new(Job::new(tare_workload::Channel::Com1, "file"))
         };
         let plain = kit.new_scratch_dir_for(&assignment(false)).unwrap();
         assert!(plain.starts_with(kit.directory.path()), "{}", plain.display());

@@ -103,7 +103,13 @@ fn work(
         None if port.is_machine() => Stdio::Frames,
         None => Stdio::Inherit,
     };
-    let env = Env { outlet: &port, scratch: job.scratch.as_deref(), command: &job.command, stdio };
+    let env = Env {
+        outlet: &port,
+        scratch: job.scratch.as_deref(),
+        peer: job.peer,
+        command: &job.command,
+        stdio,
+    };
     let mut report = Report::new();
     let mut prepared = workload.prepare(&params, &env)?;
     port.mark(Mark::Ready);

@@ -24,7 +24,7 @@ use tare_container::{
     Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Namespaces, Proc, Program, Rootfs,
     Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
+use tare_vmm::{BlockConfig, BlockEngine, Config, NetConfig, Streams, TapSource, VsockConfig};
 use tare_workload::{
     CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
 };
@@ -33,11 +33,14 @@ pub use kept::{Error as KeptError, Keeping, Kept, kept_below};
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
-use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use super::network::Network;
+use super::peer::{Link, VSOCK_PORT};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
 use crate::guest_kernel::GuestKernel;
 use crate::host;
 use crate::kit::{GuestDisks, GuestMachine, Kit};
-use monitor::{become_vmm, close_all_but, leave_the_harness};
+use monitor::become_vmm;
+pub(super) use monitor::{close_all_but, leave_the_harness};
 use origin::Origin;
 use template::Template;
 
@@ -86,6 +89,14 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
+        let link = assignment.transport.map(|transport| match transport {
+            Transport::Vsock => Link::unix(kit),
+            Transport::Net => Link::net(),
+        });
+        let link = link.transpose().map_err(|error| failed(&error))?;
+        if let Some(link) = &link {
+            link.name_in(&mut job);
+        }
         let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
         kit.name_modules_in(assignment, &mut job).map_err(|error| failed(&error))?;
         if assignment.output != Output::Null {
@@ -104,7 +115,8 @@ impl Backend for MicroVm {
             disks: &disks,
             direct: assignment.direct,
             disk_engine: kit.disk_engine(),
-            converses: job.stdio.is_some(),
+            has_vsock: job.stdio.is_some() || assignment.transport == Some(Transport::Vsock),
+            network: link.as_ref().and_then(|link| link.network.as_ref()),
         };
         let config = machine.config();
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
@@ -131,6 +143,7 @@ impl Backend for MicroVm {
             origin,
             jail,
             disks,
+            link,
             output: assignment.output,
         }))
     }
@@ -164,8 +177,9 @@ struct Machine<'a> {
     disks: &'a GuestDisks,
     direct: bool,
     disk_engine: BlockEngine,
-    /// It has a vsock device for its command's streams.
-    converses: bool,
+    /// It has a vsock device, for its command's streams or for its workload.
+    has_vsock: bool,
+    network: Option<&'a Network>,
 }
 
 impl Machine<'_> {
@@ -190,7 +204,8 @@ impl Machine<'_> {
             cmdline: self.cmdline,
             memory_bytes: self.memory_mib << 20,
             blocks,
-            vsock: self.converses.then_some(vsock),
+            vsock: self.has_vsock.then_some(vsock),
+            nets: self.network.map(net).into_iter().collect(),
             ..Config::default()
         }
     }
@@ -272,7 +287,12 @@ struct Ready {
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
+    link: Option<Link>,
     output: Output,
+}
+
+fn net(network: &Network) -> NetConfig {
+    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), mac: Network::MAC }
 }
 
 impl Prepared for Ready {
@@ -312,6 +332,7 @@ impl Prepared for Ready {
             BlockEngine::IoUring => "disks: by io_uring".to_owned(),
         }));
         state.extend(self.disks.state());
+        state.extend(self.link.as_ref().map(Link::state));
         state
     }
 
@@ -342,7 +363,14 @@ impl Prepared for Ready {
         let mut streams = Streams::new();
         let mut kept = vec![writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
         kept.extend(self.origin.fd());
-        if prepared.config().vsock.is_some() {
+        if let Some(link) = &self.link {
+            kept.extend(link.network.as_ref().map(AsRawFd::as_raw_fd));
+            if let Some(stream) = link.connect().map_err(failed)? {
+                kept.push(stream.as_raw_fd());
+                streams.insert(VSOCK_PORT, stream);
+            }
+        }
+        if self.output != Output::Null {
             let (ours, guests) = self.converse().map_err(failed)?;
             kept.push(guests.as_raw_fd());
             streams.insert(CONVERSATION_PORT, guests);

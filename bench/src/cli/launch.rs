@@ -165,14 +165,13 @@ fn launch(
     }
     let workload = tare_workload::find("run").ok_or("this build has no workload 'run'")?;
     let assignment = Assignment {
-        job: Job { command: args.command.clone(), ..Job::new(Channel::Com1, workload.name()) },
-        kernel: None,
         memory_mib: args.kit.memory_mib,
         with_rootfs: true,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
         output,
+        ..Assignment::new(Job {
+            command: args.command.clone(),
+            ..Job::new(Channel::Com1, workload.name())
+        })
     };
     let prepared = backend.prepare(kit, &assignment).map_err(|error| error.to_string())?;
     let conduct = Conduct { workload, weigh: false, timeout: args.timeout() };

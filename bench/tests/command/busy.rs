@@ -119,14 +119,10 @@ impl Observer for Ear {
 
 fn machine(kit: &Kit, job: Job, scratch_mib: Option<u64>) -> (Config, GuestDisks) {
     let assignment = Assignment {
-        job,
-        kernel: None,
-        memory_mib: 128,
         with_rootfs: true,
         scratch_mib,
-        in_memory: false,
-        direct: false,
         output: Output::Captured,
+        ..Assignment::new(job)
     };
     let disks = GuestDisks::new(kit, &assignment).unwrap();
     let mut job = assignment.job;

@@ -7,6 +7,7 @@ mod busy;
 mod cli;
 mod common;
 mod copies;
+mod devices;
 mod disks;
 mod host;
 mod kernels;

@@ -13,6 +13,7 @@
 //! | `modules=PATH`, `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
 //! | `stdio=fd:N` or `stdio=vsock:PORT`, `terminal=ROWSxCOLUMNS` | the fields of these names |
 //! | `network=NAME,MAC,ADDRESS/PREFIX,GATEWAY` | [`Job::network`] |
+//! | `peer=vsock:PORT` or `peer=tcp:ADDRESS:PORT` | [`Job::peer`] |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
 //! | any other `key=value` | [`Job::parameters`] |
 
@@ -23,6 +24,7 @@ use alloc::vec::Vec;
 
 use crate::channel::Channel;
 use crate::conversation::{Line, WindowSize};
+use crate::exchange::Peer;
 use crate::network::Network;
 use crate::percent;
 use crate::report::clipped;
@@ -67,6 +69,8 @@ pub struct Job {
     /// Who the box is on its network, where it has one of its own: the agent gives it to the interface
     /// before all else, so that copies of one guest are not all the same.
     pub network: Option<Network>,
+    /// The program of the host that the box exchanges data with.
+    pub peer: Option<Peer>,
     /// Command to run, for the workload `run`: program and arguments.
     pub command: Vec<String>,
     /// The socket that carries the command's standard streams, where they are not the agent's own.
@@ -130,6 +134,7 @@ impl Job {
             scratch: None,
             scratch_device: None,
             network: None,
+            peer: None,
             command: Vec::new(),
             stdio: None,
             terminal: None,
@@ -165,6 +170,7 @@ impl Job {
             words.extend(value.as_ref().map(|value| pair(key, value)));
         }
         words.extend(self.network.as_ref().map(|network| alloc::format!("network={network}")));
+        words.extend(self.peer.map(|peer| alloc::format!("peer={peer}")));
         words.extend(self.stdio.map(|line| alloc::format!("stdio={line}")));
         words.extend(self.terminal.map(|size| alloc::format!("terminal={size}")));
         if !self.command.is_empty() {
@@ -241,6 +247,10 @@ impl Job {
                         || invalid(key, value, "it must be NAME,MAC,ADDRESS/PREFIX[,GATEWAY]");
                     job.network = Some(network.ok_or_else(wrong)?);
                 }
+                "peer" => {
+                    let wrong = || invalid(key, value, "it must be vsock:PORT or tcp:ADDRESS:PORT");
+                    job.peer = Some(Peer::parse(value).ok_or_else(wrong)?);
+                }
                 "stdio" => {
                     let line = Line::parse(value);
                     let wrong = || invalid(key, value, "it must be fd:NUMBER or vsock:PORT");
@@ -270,7 +280,7 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 12] = [
+pub(crate) const RESERVED_KEYS: [&str; 13] = [
     "channel",
     "park",
     "workload",
@@ -280,6 +290,7 @@ pub(crate) const RESERVED_KEYS: [&str; 12] = [
     "scratch",
     "scratch_device",
     "network",
+    "peer",
     "stdio",
     "terminal",
     "command",
@@ -363,6 +374,10 @@ mod tests {
                 "stdio=com1 is not valid: it must be fd:NUMBER or vsock:PORT",
             ),
             (
+                "channel=com1 workload=a peer=udp:1",
+                "peer=udp:1 is not valid: it must be vsock:PORT or tcp:ADDRESS:PORT",
+            ),
+            (
                 "channel=com1 workload=a terminal=80",
                 "terminal=80 is not valid: it must be ROWSxCOLUMNS",
             ),
@@ -402,6 +417,10 @@ mod tests {
             hold_ms in any::<u32>(),
             paths in proptest::array::uniform4(proptest::option::of("[^\0]{0,12}")),
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
+            peer in proptest::option::of(prop_oneof![
+                any::<u32>().prop_map(Peer::Vsock),
+                any::<([u8; 4], u16)>().prop_map(|(address, port)| Peer::Tcp(address, port)),
+            ]),
             stdio in proptest::option::of(any::<u32>().prop_map(Line::Vsock)),
             terminal in proptest::option::of(any::<(u16, u16)>()),
             network in proptest::option::of(any::<(u8, [u8; 4], Option<[u8; 4]>)>()),
@@ -417,7 +436,7 @@ mod tests {
             let terminal = terminal.map(|(rows, columns)| WindowSize { rows, columns });
             Job {
                 channel, workload, parameters, parks, hold_ms, modules, root, scratch,
-                scratch_device, network, command, stdio, terminal,
+                scratch_device, network, peer, command, stdio, terminal,
             }
         }
     }

@@ -35,9 +35,9 @@ pub fn block(data: &[u8]) {
     let mut input = Input(data);
     let file = must(memory_file(c"tare-fuzz-disk"));
     must(file.set_len(DISK_BYTES));
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let read_only = input.byte() & 1 == 1;
-    let device = Block::open(&BlockConfig { path, read_only, direct: false }, 0);
+    let device = Block::open(&BlockConfig { read_only, ..BlockConfig::new(path) }, 0);
     drive(Box::new(must(device)), &mut input, |_| {});
     // A guest cannot make its disk larger.
     assert_eq!(must(file.metadata()).len(), DISK_BYTES);

@@ -184,6 +184,7 @@ impl Kept {
             origin: Origin::Kept { snapshot, message: job.to_words().join(" ").into_bytes() },
             jail: jail_here(kit)?,
             disks,
+            link: None,
             output: Output::Captured,
         }))
     }
@@ -228,7 +229,8 @@ impl Kept {
             disks,
             direct: false,
             disk_engine: BlockEngine::default(),
-            converses: true,
+            has_vsock: true,
+            network: None,
         }
     }
 }
@@ -255,14 +257,10 @@ fn template_job() -> Job {
 
 fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> {
     let assignment = Assignment {
-        job: template_job(),
-        kernel: None,
         memory_mib,
         with_rootfs: true,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
         output: Output::Captured,
+        ..Assignment::new(template_job())
     };
     let disks = GuestDisks::new(kit, &assignment)?;
     let (initramfs, root) = (directory.join(INITRAMFS), directory.join(ROOT));
