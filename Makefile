@@ -1,6 +1,7 @@
 # tare: what isolation costs.
 #
 #   make compare   install what is missing, build, and run the comparison
+#   make bench     install what is missing, build, and measure the microVM's figures
 #   make test      install what is missing, build, and run every test
 #   make fuzz      let cargo-fuzz run every target for FUZZ_TIME seconds (60)
 #   make lint      formatting and clippy
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET := x86_64-unknown-linux-musl
 TARE := target/$(TARGET)/release/tare
-# More arguments for `tare compare`, e.g. make compare ARGS=--quick
+# More arguments for `tare compare` or `tare bench`, e.g. make compare ARGS=--quick
 ARGS ?=
 FUZZ_TIME ?= 60
 # libFuzzer wants the host's own C library; the sanitizers, flags that stable compilers hide.
@@ -19,7 +20,7 @@ FUZZ_HOST := x86_64-unknown-linux-gnu
 # A test that hangs fails `make test` after this long. It takes a tenth of it where things are warm.
 TEST_LIMIT ?= 60m
 
-.PHONY: all provision build kernel compare test fuzz lint doc clean
+.PHONY: all provision build kernel compare bench test fuzz lint doc clean
 
 all: build
 
@@ -34,6 +35,10 @@ kernel: build
 
 compare: kernel
 	$(TARE) compare $(ARGS)
+
+bench: kernel
+	@$(TARE) kernel build bare
+	$(TARE) bench vmm $(ARGS)
 
 # The guest kernels are built first: tests use them and do not build any.
 test: provision

@@ -280,7 +280,7 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 12] = [
+pub(crate) const RESERVED_KEYS: [&str; 13] = [
     "channel",
     "park",
     "workload",

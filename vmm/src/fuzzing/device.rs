@@ -35,7 +35,7 @@ pub fn block(data: &[u8]) {
     let mut input = Input(data);
     let file = must(memory_file(c"tare-fuzz-disk"));
     must(file.set_len(DISK_BYTES));
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let read_only = input.byte() & 1 == 1;
     let device = Block::open(&BlockConfig { read_only, ..BlockConfig::new(path) }, 0);
     drive(Box::new(must(device)), &mut input, |_| {});
