@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use tare::backend::{Assignment, Output};
 use tare::kit::{GuestDisks, Kit};
 use tare_vmm::{
-    BlockConfig, Capture, Config, Edge, End, Observer, Prepared, Snapshot, Stopper, Streams, Vmm,
-    VsockConfig,
+    BlockConfig, BlockEngine, Capture, Config, Edge, End, Observer, Prepared, Snapshot, Stopper,
+    Streams, Vmm, VsockConfig,
 };
 use tare_workload::{
     CONVERSATION_PORT, Channel, Decoder, Event, FrameKind, Job, Line, frame_header,
@@ -120,9 +120,11 @@ impl Observer for Ear {
 fn machine(kit: &Kit, job: Job, scratch_mib: Option<u64>) -> (Config, GuestDisks) {
     let assignment = Assignment {
         job,
+        kernel: None,
         memory_mib: 128,
         with_rootfs: true,
         scratch_mib,
+        in_memory: false,
         direct: false,
         output: Output::Captured,
     };
@@ -130,15 +132,17 @@ fn machine(kit: &Kit, job: Job, scratch_mib: Option<u64>) -> (Config, GuestDisks
     let mut job = assignment.job;
     disks.name_in(&mut job);
     let kernel = kit.guest_kernel().unwrap();
-    let block = |path: &PathBuf| BlockConfig {
-        path: path.clone(),
-        ..BlockConfig { path: PathBuf::new(), read_only: false, direct: false }
-    };
+    let root = disks.root.iter().map(BlockConfig::new);
+    // The disk that is at work has requests in flight when the guest is saved.
+    let scratch = disks
+        .scratch
+        .iter()
+        .map(|path| BlockConfig { engine: BlockEngine::IoUring, ..BlockConfig::new(path) });
     let config = Config {
         kernel: kernel.path.clone(),
         initramfs: Some(kit.initramfs().unwrap().to_owned()),
         cmdline: format!("{} -- {}", kernel.command_line, job.to_cmdline().unwrap()),
-        blocks: disks.root.iter().chain(&disks.scratch).map(block).collect(),
+        blocks: root.chain(scratch).collect(),
         vsock: job.stdio.map(|_| VsockConfig { guest_cid: 3, path: None }),
         ..Config::default()
     };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tare::backend::{self, Assignment, Instance, Output, Prepared};
+use tare::guest_kernel;
 use tare::kit::{Choice, Kit};
 use tare_workload::{Channel, Job};
 use tempfile::NamedTempFile;
@@ -45,15 +46,18 @@ fn inside(test: &str, temporary: &Path) -> Command {
 }
 
 fn kit(kernel: &NamedTempFile) -> Kit {
-    Kit::new(Choice { kernel: Some(kernel.path().to_owned()), rootfs: None }).unwrap()
+    let kernel = guest_kernel::Choice::File(kernel.path().to_owned());
+    Kit::new(Choice { kernel, ..Choice::default() }).unwrap()
 }
 
 fn prepare(kit: &Kit) -> Box<dyn Prepared> {
     let assignment = Assignment {
         job: Job::new(Channel::Com1, "start"),
+        kernel: None,
         memory_mib: 16,
         with_rootfs: false,
         scratch_mib: None,
+        in_memory: false,
         direct: false,
         output: Output::Null,
     };
