@@ -177,7 +177,7 @@ fn test_queues_are_told_of_and_served_each() {
 /// Each kind of thread may do all that either engine needs.
 #[test]
 fn test_confined_threads_serve_every_request() {
-    use crate::confine::{Kind as Thread, apply};
+    use crate::confine::{Filters, Kind as Thread};
 
     for thread in [Thread::Vcpu, Thread::Device] {
         each_engine(false, |mut bench| {
@@ -188,7 +188,7 @@ fn test_confined_threads_serve_every_request() {
             // _exit.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                let served = apply(thread).is_ok() && {
+                let served = Filters::new().is_ok_and(|filters| filters.apply(thread).is_ok()) && {
                     let is_ok =
                         |answer: Result<(u8, u32), Broken>| answer.is_ok_and(|(s, _)| s == 0);
                     bench.header(blk::VIRTIO_BLK_T_IN, 1);
