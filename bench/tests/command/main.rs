@@ -7,7 +7,6 @@ mod busy;
 mod cli;
 mod common;
 mod copies;
-mod disks;
 mod host;
 mod lab;
 mod leftovers;
