@@ -1,7 +1,9 @@
 # tare: what isolation costs.
 #
 #   make compare   install what is missing, build, and run the comparison
+#   make bench     install what is missing, build, and measure the microVM's figures
 #   make test      install what is missing, build, and run every test
+#   make fuzz      let cargo-fuzz run every target for FUZZ_TIME seconds (60)
 #   make lint      formatting and clippy
 #   make doc       the crates' documentation
 
@@ -9,12 +11,16 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET := x86_64-unknown-linux-musl
 TARE := target/$(TARGET)/release/tare
-# More arguments for `tare compare`, e.g. make compare ARGS=--quick
+# More arguments for `tare compare` or `tare bench`, e.g. make compare ARGS=--quick
 ARGS ?=
+FUZZ_TIME ?= 60
+# libFuzzer wants the host's own C library; the sanitizers, flags that stable compilers hide.
+FUZZ := RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+FUZZ_HOST := x86_64-unknown-linux-gnu
 # A test that hangs fails `make test` after this long. It takes a tenth of it where things are warm.
 TEST_LIMIT ?= 60m
 
-.PHONY: all provision build kernel compare test lint doc clean
+.PHONY: all provision build kernel compare bench test fuzz lint doc clean
 
 all: build
 
@@ -30,11 +36,23 @@ kernel: build
 compare: kernel
 	$(TARE) compare $(ARGS)
 
+bench: kernel
+	@$(TARE) kernel build bare
+	$(TARE) bench vmm $(ARGS)
+
 # The guest kernels are built first: tests use them and do not build any.
 test: provision
 	$(CARGO) run --locked --quiet --package tare -- kernel build --all
 	timeout --verbose --kill-after=30 $(TEST_LIMIT) \
 		$(CARGO) test --locked --workspace --no-fail-fast
+
+# What is found goes to vmm/fuzz/artifacts and fails; new inputs stay out of the corpus that is kept.
+fuzz:
+	@kernels/provision.sh fuzz
+	cd vmm && for target in $$($(FUZZ) list); do \
+	  mkdir -p fuzz/target/corpus/$$target && \
+	  $(FUZZ) run --target $(FUZZ_HOST) $$target fuzz/target/corpus/$$target fuzz/corpus/$$target \
+	    -- -max_total_time=$(FUZZ_TIME) -rss_limit_mb=4096 || exit 1; done
 
 lint: provision
 	$(CARGO) fmt --all --check

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Gets what tare needs beyond Rust, git, make, gcc and python3, on Debian.
 #
-#   kernels/provision.sh [build] [lab]      (default: both)
+#   kernels/provision.sh [build] [lab] [fuzz]      (default: build and lab)
 #
 #   build   to compile tare and its guest kernel, and to make disk images
 #   lab     QEMU and Debian's cloud kernel (downloaded, not installed), for hosts in software
+#   fuzz    cargo-fuzz, for `make fuzz`
 #
 # Installs only what is missing; says nothing twice and needs no network when all is there.
 # Exit status: 0 all is there; 2 wrong usage; 3 something is missing and cannot be installed
@@ -32,6 +33,9 @@ readonly BUILD_PACKAGES=(
 #   seabios                the firmware of its q35 machine
 readonly LAB_PACKAGES=(qemu-system-x86 qemu-system-data seabios xz-utils)
 
+# libFuzzer is C++.
+readonly FUZZ_PACKAGES=(g++)
+
 step() { printf 'provision: %s\n' "$*"; }
 fail() { local status=$1; shift; printf 'provision: %s\n' "$*" >&2; exit "$status"; }
 
@@ -56,30 +60,33 @@ available_kernel() {
 }
 
 main() {
-  local want_build=false want_lab=false part
+  local want_build=false want_lab=false want_fuzz=false part
   for part in "${@:-all}"; do
     case "$part" in
       build) want_build=true ;;
       lab) want_lab=true ;;
+      fuzz) want_fuzz=true ;;
       all) want_build=true want_lab=true ;;
-      *) fail 2 "unknown part '$part'; usage: kernels/provision.sh [build] [lab]" ;;
+      *) fail 2 "unknown part '$part'; usage: kernels/provision.sh [build] [lab] [fuzz]" ;;
     esac
   done
 
   local -a wanted=() missing=()
   if $want_build; then wanted+=("${BUILD_PACKAGES[@]}"); fi
   if $want_lab; then wanted+=("${LAB_PACKAGES[@]}"); fi
+  if $want_fuzz; then wanted+=("${FUZZ_PACKAGES[@]}"); fi
   local package
   for package in "${wanted[@]}"; do
     if [[ " ${missing[*]-} " != *" $package "* ]] && ! installed "$package"; then
       missing+=("$package")
     fi
   done
-  local need_target=false need_kernel=false
+  local need_target=false need_kernel=false need_fuzz=false
+  if $want_fuzz && ! command -v cargo-fuzz >/dev/null; then need_fuzz=true; fi
   if $want_build && ! target_present; then need_target=true; fi
   if $want_lab && [[ -z "$(downloaded_kernel)" ]]; then need_kernel=true; fi
 
-  if [[ ${#missing[@]} -eq 0 ]] && ! $need_target && ! $need_kernel; then
+  if [[ ${#missing[@]} -eq 0 ]] && ! $need_target && ! $need_kernel && ! $need_fuzz; then
     step 'everything is there'
     return
   fi
@@ -118,6 +125,10 @@ main() {
   if $need_target; then
     step "rustup target add $TARGET"
     rustup target add "$TARGET"
+  fi
+  if $need_fuzz; then
+    step 'cargo install cargo-fuzz'
+    cargo install --quiet --locked cargo-fuzz
   fi
   if $need_kernel; then download_kernel; fi
   step 'done'

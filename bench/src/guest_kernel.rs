@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use tare_kernels::modules::Modules;
 use tare_kernels::{Build, Cache, PRACTICAL, Source, Variant};
 
 use crate::lab::{KERNELS_DIR, LAB_VARIABLE};
@@ -28,6 +29,9 @@ pub enum Error {
     /// A variant that was not taken into the lab.
     #[error("the guest kernel `{0}` is not in this lab; bring it with `tare lab --kernel {0}`")]
     NotInLab(&'static str),
+    /// A bzImage.
+    #[error(transparent)]
+    Image(#[from] tare_vmm::BootError),
     /// The user's file.
     #[error("cannot read the guest kernel {path}: {source}", path = path.display())]
     File {
@@ -67,13 +71,25 @@ impl FromStr for Choice {
 pub struct GuestKernel {
     /// What the results call it.
     pub name: String,
-    /// The ELF image, or a bzImage.
+    /// The file itself: an ELF image, or a bzImage.
     pub path: PathBuf,
+    /// The ELF image, unpacked by [`prepare`](GuestKernel::prepare).
+    pub elf: PathBuf,
+    /// Whether it must be told of its devices and processors by ACPI.
+    pub acpi: bool,
     /// The words of its command line that do not depend on the job.
     pub command_line: String,
 }
 
 impl Choice {
+    /// Where the modules of the user's file are, if they are beside it.
+    pub fn modules(&self) -> Option<PathBuf> {
+        match self {
+            Choice::File(path) => Modules::beside(path),
+            Choice::Variant(_) => None,
+        }
+    }
+
     /// Finds the kernel.
     ///
     /// # Errors
@@ -106,8 +122,49 @@ impl GuestKernel {
             _ => path.display().to_string(),
         };
         let command_line = tare_kernels::command_line(variant.unwrap_or(&PRACTICAL));
-        GuestKernel { name, path, command_line }
+        GuestKernel { name, elf: path.clone(), path, acpi: false, command_line }
     }
+}
+
+impl GuestKernel {
+    /// Unpacks a bzImage into `directory` and finds out how the kernel is told of its machine, one
+    /// of `vcpus`.
+    ///
+    /// # Errors
+    /// [`Error::Image`] for a damaged bzImage, [`Error::File`].
+    pub fn prepare(mut self, directory: &Path, vcpus: u8) -> Result<GuestKernel, Error> {
+        if let Some(elf) = unpacked(&self.path, directory)? {
+            self.elf = elf;
+        }
+        let image = fs::read(&self.elf).map_err(file_error(&self.elf))?;
+        self.acpi = !tare_kernels::takes_device_words(&image);
+        // By ACPI, and with several processors, interrupts come through the I/O APIC.
+        if self.acpi || vcpus > 1 {
+            let words = self.command_line.split(' ').filter(|word| *word != "noapic");
+            self.command_line = words.collect::<Vec<_>>().join(" ");
+        }
+        Ok(self)
+    }
+}
+
+/// The ELF image inside a bzImage, unpacked into `directory`; `None` if the file is none.
+///
+/// # Errors
+/// [`Error::Image`] for a damaged one.
+pub fn unpacked(kernel: &Path, directory: &Path) -> Result<Option<PathBuf>, Error> {
+    let Some(mut image) = tare_vmm::unpack_bzimage(kernel)? else { return Ok(None) };
+    let path = directory.join("vmlinux");
+    let written = image.rewind().and_then(|()| {
+        let mut file = fs::File::create(&path)?;
+        io::copy(&mut image, &mut file)
+    });
+    written.map_err(file_error(&path))?;
+    Ok(Some(path))
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { path, source }
 }
 
 /// The kernel of a variant below a directory with one for each entry of the cache.

@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tare_kernels::modules::{self, GUEST_MODULES, MODULES_LIST, Module, Modules};
 use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
-use tare_vmm::BlockEngine;
+use tare_vmm::{BlockEngine, BootProtocol, Config, CpuProfile, Pages};
 use tare_workload::Job;
 
 use crate::backend::Assignment;
@@ -42,6 +43,12 @@ pub enum Error {
     /// The initramfs.
     #[error(transparent)]
     Initramfs(#[from] tare_kernels::InitramfsError),
+    /// The guest kernel's modules.
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
+    /// Modules that do not go into the initramfs.
+    #[error(transparent)]
+    AddModules(#[from] modules::AddError),
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
@@ -64,6 +71,32 @@ pub struct Choice {
     pub rootfs: Option<PathBuf>,
     /// How our own microVM's disks move their data.
     pub disk_engine: BlockEngine,
+    /// Directory with the guest kernel's modules.
+    pub modules: Option<PathBuf>,
+    /// The machine that a microVM is.
+    pub machine: GuestMachine,
+}
+
+/// The machine that a microVM is, but for its memory and devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestMachine {
+    /// How many vCPUs.
+    pub vcpus: u8,
+    /// What they say of themselves.
+    pub cpu_profile: CpuProfile,
+    /// What guest RAM is made of.
+    pub pages: Pages,
+    /// Whether all of guest RAM is allocated by the launch.
+    pub prefault: bool,
+    /// How the kernel is entered.
+    pub protocol: BootProtocol,
+}
+
+impl Default for GuestMachine {
+    fn default() -> GuestMachine {
+        let Config { vcpus, cpu_profile, pages, prefault, protocol, .. } = Config::default();
+        GuestMachine { vcpus, cpu_profile, pages, prefault, protocol }
+    }
 }
 
 /// See the module's text.
@@ -75,6 +108,7 @@ pub struct Kit {
     agent: PathBuf,
     kernel: OnceCell<GuestKernel>,
     other_kernels: RefCell<Vec<GuestKernel>>,
+    modules: OnceCell<Vec<Module>>,
     initramfs: OnceCell<PathBuf>,
     rootfs: OnceCell<PathBuf>,
     empty_root: OnceCell<PathBuf>,
@@ -101,6 +135,7 @@ impl Kit {
             agent,
             kernel: OnceCell::new(),
             other_kernels: RefCell::default(),
+            modules: OnceCell::new(),
             initramfs: OnceCell::new(),
             rootfs: OnceCell::new(),
             empty_root: OnceCell::new(),
@@ -122,7 +157,10 @@ impl Kit {
     /// # Errors
     /// [`Error::Kernel`].
     pub fn guest_kernel(&self) -> Result<&GuestKernel, Error> {
-        once(&self.kernel, || Ok(self.choice.kernel.find()?))
+        once(&self.kernel, || {
+            let kernel = self.choice.kernel.find()?;
+            Ok(kernel.prepare(self.directory.path(), self.choice.machine.vcpus)?)
+        })
     }
 
     /// The kernel that the microVMs of an assignment boot.
@@ -132,6 +170,7 @@ impl Kit {
     pub fn kernel_for(&self, assignment: &Assignment) -> Result<GuestKernel, Error> {
         let Some(variant) = assignment.kernel else { return self.guest_kernel().cloned() };
         let kernel = guest_kernel::Choice::Variant(variant).find()?;
+        let kernel = kernel.prepare(self.directory.path(), self.choice.machine.vcpus)?;
         let mut others = self.other_kernels.borrow_mut();
         if !others.contains(&kernel) {
             others.push(kernel.clone());
@@ -148,6 +187,38 @@ impl Kit {
     }
 
     /// The initramfs of microVMs: the agent as `/init` and nothing else.
+    /// The machine that a microVM is.
+    pub fn machine(&self) -> GuestMachine {
+        self.choice.machine
+    }
+
+    /// The modules that the guest kernel needs for its devices: none, if no directory of modules
+    /// is named or found beside the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Modules`].
+    pub fn modules(&self) -> Result<&[Module], Error> {
+        once(&self.modules, || {
+            match self.choice.modules.clone().or_else(|| self.choice.kernel.modules()) {
+                Some(directory) => Ok(Modules::of(&directory)?.closure(GUEST_MODULES)?),
+                None => Ok(Vec::new()),
+            }
+        })
+        .map(Vec::as_slice)
+    }
+
+    /// Tells the agent of the modules that the initramfs has, unless the assignment has a kernel of
+    /// its own, for which they are not.
+    ///
+    /// # Errors
+    /// As of [`modules`](Kit::modules).
+    pub fn name_modules_in(&self, assignment: &Assignment, job: &mut Job) -> Result<(), Error> {
+        let has_modules = assignment.kernel.is_none() && !self.modules()?.is_empty();
+        job.modules = has_modules.then(|| MODULES_LIST.to_owned());
+        Ok(())
+    }
+
+    /// The initramfs of microVMs: the agent as `/init`, and the modules that the kernel needs.
     ///
     /// # Errors
     /// [`Error::Initramfs`].
@@ -155,6 +226,9 @@ impl Kit {
         once(&self.initramfs, || {
             let mut initramfs = Initramfs::new();
             initramfs.file("init", 0o755, AGENT)?;
+            if !self.modules()?.is_empty() {
+                modules::add(&mut initramfs, self.modules()?)?;
+            }
             let path = self.directory.path().join("initramfs.cpio");
             initramfs.write_to(&path)?;
             Ok(path)
@@ -340,14 +414,11 @@ mod tests {
     fn test_new_scratch_dir_for_is_in_memory_where_it_is_asked_for_and_possible() {
         let kit = Kit::new(Choice::default()).unwrap();
         let assignment = |in_memory| Assignment {
-            job: Job::new(tare_workload::Channel::Com1, "file"),
-            kernel: None,
-            memory_mib: 128,
-            with_rootfs: false,
             scratch_mib: Some(1),
             in_memory,
             direct: true,
             output: crate::backend::Output::Null,
+            ..Assignment::new(Job::new(tare_workload::Channel::Com1, "file"))
         };
         let plain = kit.new_scratch_dir_for(&assignment(false)).unwrap();
         assert!(plain.starts_with(kit.directory.path()), "{}", plain.display());

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tare_kernels::Variant;
 use tare_workload::{Channel, Job, ParameterError, Params};
 
-use crate::backend::{self, Assignment, Output};
+use crate::backend::{self, Assignment, Output, Transport};
 use crate::harness::{Act, CellPlan};
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
@@ -45,6 +45,28 @@ pub struct Recipe {
     pub in_memory: bool,
     /// Whether the scratch space's own caching is avoided below the box (O_DIRECT).
     pub is_direct: bool,
+    /// By what the box talks with a program of the host, where the workload does.
+    pub transport: Option<Transport>,
+}
+
+/// Bulk data to the host and from it, by virtual socket.
+pub const STREAM_VSOCK: Recipe = by(Transport::Vsock, "stream", STREAM_LAB);
+/// The same over a network.
+pub const STREAM_NET: Recipe = by(Transport::Net, "stream", STREAM_LAB);
+/// Messages to the host and back, by virtual socket.
+pub const ROUNDTRIP_VSOCK: Recipe = by(Transport::Vsock, "roundtrip", ROUNDTRIP_LAB);
+/// The same over a network.
+pub const ROUNDTRIP_NET: Recipe = by(Transport::Net, "roundtrip", ROUNDTRIP_LAB);
+
+const STREAM_LAB: Pairs = &[("bytes", "4194304"), ("repeats", "2")];
+const ROUNDTRIP_LAB: Pairs = &[("count", "100")];
+
+const fn by(transport: Transport, workload: &'static str, lab: Pairs) -> Recipe {
+    let variant: Pairs = match transport {
+        Transport::Vsock => &[("transport", "vsock")],
+        Transport::Net => &[("transport", "net")],
+    };
+    Recipe { variant, lab, transport: Some(transport), ..Recipe::plain(workload) }
 }
 
 /// What a run settles for all its cells.
@@ -87,6 +109,7 @@ impl Recipe {
             act: Act::Launch,
             in_memory: false,
             is_direct: false,
+            transport: None,
         }
     }
 
@@ -124,6 +147,7 @@ impl Recipe {
                 scratch_mib: workload.needs_scratch().then_some(SCRATCH_MIB),
                 in_memory: self.in_memory,
                 direct: self.is_direct,
+                transport: self.transport,
                 output: Output::Null,
             },
             variant: self.variant(),

@@ -71,7 +71,7 @@ pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
 pub use jail::{Entrance, Jail};
-pub use network::empty_network;
+pub use network::{empty_network, raise_interface};
 pub use prepared::Prepared;
 pub use seccomp::SeccompFilter;
 pub use spec::{

@@ -38,6 +38,11 @@ pub const START_WORDS: &[Word] = &[
               hundreds of exits (the local APIC stays, for its timer)",
     },
     Word {
+        word: "8250.nr_uarts=0",
+        why: "the serial port is the agent's: Linux would look at it in 65 exits and, should it panic, \
+              write its last words there; boot `full` to read them",
+    },
+    Word {
         word: "rodata=off",
         why: "kernel memory is not split into read-only pages; the guest is thrown away after one run",
     },

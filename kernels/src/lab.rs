@@ -1,14 +1,14 @@
 //! The kernel of the lab: Debian's own cloud kernel, unpacked from its package, with modules.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{self, Cache};
+use crate::modules::{self, Module, Modules};
 use crate::progress::Progress;
-use crate::{elf, tool, unpack};
+use crate::{tool, unpack};
 
 /// Modules of the package, for the progress bar.
 const MEMBERS: u64 = 1_700;
@@ -35,24 +35,9 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
-    /// The kernel has no such module.
-    #[error("kernel {release} has no module `{module}`{}", .needed_by.as_ref().map(|n| format!(" (which `{n}` needs)")).unwrap_or_default())]
-    NoModule {
-        /// The kernel.
-        release: String,
-        /// The module asked for.
-        module: String,
-        /// Who asked, if it was another module.
-        needed_by: Option<String>,
-    },
-    /// A module is damaged.
-    #[error("module {path}: {source}")]
-    Module {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: elf::Error,
-    },
+    /// A module is not to be had.
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
     /// A file could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -75,17 +60,7 @@ pub struct Kernel {
     pub vmlinuz: PathBuf,
     /// `6.12.117+deb12-cloud-amd64`.
     pub release: String,
-    modules: BTreeMap<String, PathBuf>,
-    built_in: BTreeSet<String>,
-}
-
-/// A module to insert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Module {
-    /// As the kernel calls it, with underscores.
-    pub name: String,
-    /// The decompressed `.ko`.
-    pub path: PathBuf,
+    modules: Modules,
 }
 
 /// The newest cloud kernel among the cache's downloads, unpacked.
@@ -149,104 +124,29 @@ fn unpack_package(package: &Path, into: &Path, progress: &dyn Progress) -> Resul
 
 /// Finds kernel and modules in an unpacked package.
 fn open(entry: &Path, package: &Path) -> Result<Kernel, Error> {
-    let mut kernel = Kernel {
-        vmlinuz: PathBuf::new(),
-        release: String::new(),
-        modules: BTreeMap::new(),
-        built_in: BTreeSet::new(),
-    };
-    let mut pending = vec![entry.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for file in fs::read_dir(&directory).map_err(io("read the directory", &directory))? {
-            let file = file.map_err(io("read the directory", &directory))?;
-            let path = file.path();
-            let name = file.file_name().to_string_lossy().into_owned();
-            if file.file_type().map_err(io("read", &path))?.is_dir() {
-                pending.push(path);
-            } else if let Some(module) = name.strip_suffix(".ko") {
-                kernel.modules.insert(canonical(module), path);
-            } else if let Some(release) = name.strip_prefix("vmlinuz-") {
-                kernel.release = release.to_owned();
-                kernel.vmlinuz = path;
-            } else if name == "modules.builtin" {
-                let list = fs::read_to_string(&path).map_err(io("read", &path))?;
-                kernel.built_in.extend(list.lines().filter_map(|line| {
-                    line.rsplit('/').next()?.strip_suffix(".ko").map(canonical)
-                }));
-            }
-        }
-    }
     let missing = |what| Error::Incomplete { package: package.to_owned(), what };
-    if kernel.release.is_empty() {
-        return Err(missing("boot/vmlinuz-*"));
-    }
-    if kernel.modules.is_empty() {
-        return Err(missing("modules"));
-    }
-    Ok(kernel)
+    let boot = entry.join("boot");
+    let mut files = fs::read_dir(&boot).map_err(|_| missing("boot/"))?.filter_map(Result::ok);
+    let found = files.find_map(|file| {
+        let release = modules::version_of(&file.file_name())?.to_owned();
+        Some((file.path(), release))
+    });
+    let (vmlinuz, release) = found.ok_or_else(|| missing("boot/vmlinuz-*"))?;
+    let modules = Modules::of(entry).map_err(|error| match error {
+        modules::Error::None(_) => missing("modules"),
+        other => other.into(),
+    })?;
+    Ok(Kernel { vmlinuz, release, modules })
 }
 
 impl Kernel {
-    /// The named modules and all they depend on, each once, in an order in which they can be
-    /// inserted. Names may be written with `-` or `_`; what is built into the kernel is left
-    /// out.
-    ///
-    /// Dependencies are those that the modules state of themselves (`depends=` in `.modinfo`),
-    /// since `modules.dep` is made only when a package is installed.
+    /// The named modules with their dependencies: see [`Modules::closure`].
     ///
     /// # Errors
-    /// [`Error::NoModule`], or [`Error::Module`] for a damaged one.
+    /// [`Error::Modules`].
     pub fn modules(&self, names: &[&str]) -> Result<Vec<Module>, Error> {
-        let mut ordered = Vec::new();
-        let mut seen = BTreeSet::new();
-        for name in names {
-            self.add(&canonical(name), None, &mut seen, &mut ordered)?;
-        }
-        Ok(ordered)
+        Ok(self.modules.closure(names)?)
     }
-
-    fn add(
-        &self,
-        name: &str,
-        needed_by: Option<&str>,
-        seen: &mut BTreeSet<String>,
-        ordered: &mut Vec<Module>,
-    ) -> Result<(), Error> {
-        // Marked before its dependencies: a cycle, which depmod would refuse, ends here too.
-        if self.built_in.contains(name) || !seen.insert(name.to_owned()) {
-            return Ok(());
-        }
-        let Some(path) = self.modules.get(name) else {
-            return Err(Error::NoModule {
-                release: self.release.clone(),
-                module: name.to_owned(),
-                needed_by: needed_by.map(str::to_owned),
-            });
-        };
-        let content = fs::read(path).map_err(io("read", path))?;
-        let damaged = |source| Error::Module { path: path.clone(), source };
-        let info = elf::section(&content, ".modinfo").map_err(damaged)?.unwrap_or_default();
-        for dependency in depends(info) {
-            self.add(&dependency, Some(name), seen, ordered)?;
-        }
-        ordered.push(Module { name: name.to_owned(), path: path.clone() });
-        Ok(())
-    }
-}
-
-/// The names in `depends=a,b` of a `.modinfo` section, whose entries end in NUL.
-fn depends(info: &[u8]) -> Vec<String> {
-    info.split(|&byte| byte == 0)
-        .filter_map(|entry| entry.strip_prefix(b"depends="))
-        .flat_map(|list| list.split(|&byte| byte == b','))
-        .filter(|name| !name.is_empty())
-        .map(|name| canonical(&String::from_utf8_lossy(name)))
-        .collect()
-}
-
-/// The kernel holds `-` and `_` in module names for the same and shows `_`.
-fn canonical(name: &str) -> String {
-    name.replace('-', "_")
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -49,6 +49,8 @@ fn package_of(tool: &str) -> &'static str {
         "flex" => "flex",
         "bison" => "bison",
         "bc" => "bc",
+        "zstd" => "zstd",
+        "gzip" => "gzip",
         _ => "dpkg",
     }
 }

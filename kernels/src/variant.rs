@@ -114,4 +114,69 @@ mod tests {
             }
         }
     }
+
+    /// What the config of Debian's linux-image-6.12.117+deb12-cloud-amd64 has on that makes a kernel
+    /// slower and safer, or decides how it allocates and schedules. Left out is what a kernel without
+    /// modules, KVM or PCI cannot have.
+    const OF_DEBIAN: &[&str] = &[
+        "CPU_MITIGATIONS",
+        "MITIGATION_PAGE_TABLE_ISOLATION",
+        "MITIGATION_RETPOLINE",
+        "MITIGATION_RETHUNK",
+        "MITIGATION_UNRET_ENTRY",
+        "MITIGATION_CALL_DEPTH_TRACKING",
+        "MITIGATION_IBPB_ENTRY",
+        "MITIGATION_IBRS_ENTRY",
+        "MITIGATION_SRSO",
+        "MITIGATION_SLS",
+        "MITIGATION_GDS",
+        "MITIGATION_RFDS",
+        "MITIGATION_SPECTRE_BHI",
+        "MITIGATION_MDS",
+        "MITIGATION_TAA",
+        "MITIGATION_MMIO_STALE_DATA",
+        "MITIGATION_L1TF",
+        "MITIGATION_RETBLEED",
+        "MITIGATION_SPECTRE_V1",
+        "MITIGATION_SPECTRE_V2",
+        "MITIGATION_SRBDS",
+        "MITIGATION_SSB",
+        "MITIGATION_ITS",
+        "MITIGATION_TSA",
+        "STACKPROTECTOR_STRONG",
+        "RANDOMIZE_KSTACK_OFFSET_DEFAULT",
+        "VMAP_STACK",
+        "INIT_STACK_ALL_ZERO",
+        "INIT_ON_ALLOC_DEFAULT_ON",
+        "HARDENED_USERCOPY",
+        "FORTIFY_SOURCE",
+        "LIST_HARDENED",
+        "SECCOMP",
+        "STRICT_KERNEL_RWX",
+        "SLAB_FREELIST_RANDOM",
+        "SLAB_FREELIST_HARDENED",
+        "SLAB_BUCKETS",
+        "SLUB_CPU_PARTIAL",
+        "TRANSPARENT_HUGEPAGE_ALWAYS",
+        "LRU_GEN_ENABLED",
+        "COMPACTION",
+        "PREEMPT_VOLUNTARY",
+        "PREEMPT_DYNAMIC",
+        "HZ_250",
+        "NO_HZ_FULL",
+        "HIGH_RES_TIMERS",
+        "FAIR_GROUP_SCHED",
+        "SCHED_AUTOGROUP",
+        "JUMP_LABEL",
+        "PARAVIRT_SPINLOCKS",
+    ];
+
+    #[test]
+    fn test_full_has_what_debian_s_kernel_has() {
+        let text = FULL.config().unwrap().text();
+        for symbol in OF_DEBIAN {
+            let line = format!("CONFIG_{symbol}=y");
+            assert!(text.lines().any(|l| l == line), "{line}");
+        }
+    }
 }

@@ -55,6 +55,7 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
+    libc::SYS_poll,
     libc::SYS_preadv,
     libc::SYS_pwritev,
     libc::SYS_read,
@@ -84,7 +85,6 @@ const DEVICE: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
     libc::SYS_fcntl,
-    libc::SYS_poll,
     libc::SYS_set_robust_list,
 ];
 
@@ -149,6 +149,7 @@ fn rules(kind: Kind) -> Vec<Rule> {
         (libc::SYS_ioctl, Check::OneOf(1, requests)),
         (libc::SYS_mmap, not_executable),
         (libc::SYS_mprotect, not_executable),
+        (libc::SYS_setsockopt, Check::OneOf(1, &[libc::SOL_SOCKET as u32])),
         (libc::SYS_socket, Check::OneOf(0, &[libc::AF_UNIX as u32])),
     ]);
     rules

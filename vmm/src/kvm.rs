@@ -90,6 +90,11 @@ pub(crate) fn open() -> Result<Kvm, KvmError> {
     open_at(PATH)
 }
 
+/// Opens it once more: what [`open`] checks does not change while the system runs.
+pub(crate) fn reopen() -> Result<Kvm, KvmError> {
+    Kvm::new_with_path(PATH).map_err(not_opened)
+}
+
 fn open_at(path: &CStr) -> Result<Kvm, KvmError> {
     let kvm = Kvm::new_with_path(path).map_err(not_opened)?;
     check_version(kvm.get_api_version())?;

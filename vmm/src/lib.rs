@@ -2,7 +2,8 @@
 //!
 //! Up to eight vCPUs, RAM, a serial port, a reset line, and virtio devices: disks, networks, a
 //! socket, a console, a balloon and a source of entropy. That is what it takes to boot Linux into
-//! its init and let that do real work, and nothing that costs a guest time. There is no firmware, ACPI, PCI or emulated chip set; interrupt controllers and timer
+//! its init and let that do real work, and nothing that costs a guest time. There is no firmware,
+//! PCI or emulated chip set; interrupt controllers and timer
 //! are the kernel's.
 //!
 //! # Rules
@@ -32,9 +33,11 @@
 //! # The guest's part
 //!
 //! The kernel is an x86-64 `vmlinux` or `vmlinuz`, entered by the 64-bit boot protocol or by PVH
-//! ([`BootProtocol`]). Virtio devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM announces
-//! them on the command line. More than one vCPU takes `CONFIG_X86_MPPARSE`. Interrupts come
-//! through the 8259, so `noapic` is right and saves probing. A guest ends itself by the keyboard controller's reset (Linux: `reboot`, or `panic=-1` after a panic) or a triple
+//! ([`BootProtocol`]). By default virtio devices need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: the VMM
+//! announces them on the command line; more than one vCPU takes `CONFIG_X86_MPPARSE`; and interrupts
+//! can come through the 8259, so that `noapic` is right for one vCPU and saves probing. A kernel that
+//! has ACPI, as a distribution's, can be told of all that by tables instead ([`Config::acpi`]), and
+//! then uses the I/O APIC. A guest ends itself by the keyboard controller's reset (Linux: `reboot`, or `panic=-1` after a panic) or a triple
 //! fault; one that only halts is idle, and runs until it is stopped.
 //!
 //! # Example
@@ -75,6 +78,9 @@ mod error;
 mod exits;
 mod filter;
 pub mod floor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kvm;
 mod layout;
 mod mapping;

@@ -19,6 +19,32 @@
 //! A large page costs 0.57 with `init_on_alloc=1`, about half without. The low 2 MiB are better
 //! touched by the VMM: left to the guest they end up in small pages, presumably because the guest
 //! reads there first, and cost it more than the large page costs the VMM.
+//!
+//! Where a launch spends its time up to there, in the jail that `tare` gives its VMM, in µs (release
+//! build; stamps in the code; practical kernel of 4.5 MB in three large pages):
+//!
+//! | step | before | now | what changed |
+//! |---|---|---|---|
+//! | fork of the harness, into namespaces | 261 | 149 | mounts, names, IPC and network are made once and entered |
+//! | its signals and descriptors | 50 | 80 | |
+//! | devices, guest RAM mapped | 96 | 87 | |
+//! | KVM: VM 215, controllers 117, vCPU | 493 | 460 | no CPUID entries of zeros: the vCPU takes 90 instead of 126 |
+//! | the same in a cgroup of its own | | +120 | its memory is accounted from the first object on |
+//! | image: four large pages 2,250, copy 580 | 2,903 | 2,918 | |
+//! | registers | 25 | 30 | |
+//! | jail | 178 | 55 | as above; and no bounding set to empty |
+//! | seccomp filter | 423 | 178 | words instead of a tree, made beforehand |
+//!
+//! A restore has the first and last of these in common; its state is read without a list that
+//! grows, and the disk is not asked for pages of the working set (73 written, 282 read) that are in
+//! memory. With a cgroup, which `tare` makes before the launch (120 µs where a launch makes it), in
+//! ms:
+//!
+//! | what | enter before | now | init before | now |
+//! |---|---|---|---|---|
+//! | boot | 4.37 | 4.05 | 20.62 | 20.40 |
+//! | restore from files | 2.70 | 2.02 | 3.76 | 3.13 |
+//! | restore from an open snapshot | 2.08 | 1.75 | 2.73 | 2.47 |
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -118,7 +118,7 @@ impl Vmm {
         let virtio = devices::open(config, streams)?;
         let irqs = interrupt_lines(virtio.len())?;
         let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
-        let host = kvm::open()?;
+        let host = kvm::reopen()?;
         let vm = kvm::create_vm(&host)?;
         // Memory before controllers: these register on KVM's buses, after which a change of memory
         // slots waits for a grace period (11 ms measured on Linux 6.18).
@@ -226,7 +226,7 @@ impl Vmm {
         let Prepared { config, identity, .. } = prepared;
         let virtio = devices::open(config, streams)?;
         let irqs = interrupt_lines(virtio.len())?;
-        let host = kvm::open()?;
+        let host = kvm::reopen()?;
         let vm = kvm::create_vm(&host)?;
         ram.attach(&vm)?;
         let pages = RegisterPages::attach(&vm, virtio.len())?;

@@ -1,8 +1,9 @@
 //! What the agent does, from the `init` mark to the end of the box.
 //!
 //! 1. It reads the job from its arguments; a copy of a parked guest then takes on its own identity, and
-//!    the job that the host has for it, if there is one.
-//! 2. In a microVM it mounts what the job needs. It opens the socket of the command's streams, if
+//!    the job that the host has for it, if there is one. The job may say who it is on its network.
+//! 2. In a microVM it inserts modules, if the job names any, and mounts what the job needs. It opens
+//!    the socket of the command's streams, if
 //!    the job names one.
 //! 3. It lets the workload prepare.
 //! 4. `ready`; the workload runs; `done`.
@@ -22,6 +23,7 @@ use tare_workload::{
 
 use crate::end::{end, report_error};
 use crate::line;
+use crate::modules;
 use crate::mount::{Mounts, change_root, make_directory};
 use crate::network::take_on;
 use crate::outlet::Port;
@@ -101,7 +103,13 @@ fn work(
         None if port.is_machine() => Stdio::Frames,
         None => Stdio::Inherit,
     };
-    let env = Env { outlet: &port, scratch: job.scratch.as_deref(), command: &job.command, stdio };
+    let env = Env {
+        outlet: &port,
+        scratch: job.scratch.as_deref(),
+        peer: job.peer,
+        command: &job.command,
+        stdio,
+    };
     let mut report = Report::new();
     let mut prepared = workload.prepare(&params, &env)?;
     port.mark(Mark::Ready);
@@ -120,6 +128,9 @@ fn work(
 
 /// Mounts what the job needs in a machine that has nothing but its initial RAM file system.
 fn furnish(job: &Job, workload: &dyn Workload, mounts: &mut Mounts) -> Result<(), Error> {
+    if let Some(list) = &job.modules {
+        modules::insert(list)?;
+    }
     if let Some(device) = &job.root {
         mounts.root(device)?;
     }

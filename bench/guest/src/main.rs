@@ -23,6 +23,7 @@ mod agent;
 mod end;
 mod ioport;
 mod line;
+mod modules;
 mod mount;
 mod network;
 mod outlet;

@@ -41,6 +41,16 @@ impl Backend for Container {
         }
     }
 
+    fn suits(&self, assignment: &Assignment) -> Availability {
+        if assignment.transport.is_none() {
+            return Availability::Ready;
+        }
+        Availability::Unavailable {
+            why: "its network namespace has nothing in it but a loopback interface".to_owned(),
+            remedy: "compare with a process, which has the host's network".to_owned(),
+        }
+    }
+
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let failed = Error::prepare(NAME);
         let lower = if assignment.with_rootfs { kit.rootfs() } else { kit.empty_root() };

@@ -21,10 +21,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use tare_container::{
-    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Proc, Program, Rootfs, Spec, Stream,
-    User,
+    Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Namespaces, Proc, Program, Rootfs,
+    Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, BlockEngine, Config, Streams, VsockConfig};
+use tare_vmm::{BlockConfig, BlockEngine, Config, NetConfig, Streams, TapSource, VsockConfig};
 use tare_workload::{
     CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
 };
@@ -33,11 +33,14 @@ pub use kept::{Error as KeptError, Keeping, Kept, kept_below};
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
-use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use super::network::Network;
+use super::peer::{Link, VSOCK_PORT};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
 use crate::guest_kernel::GuestKernel;
 use crate::host;
-use crate::kit::{GuestDisks, Kit};
-use monitor::{become_vmm, close_all_but, leave_the_harness};
+use crate::kit::{GuestDisks, GuestMachine, Kit};
+use monitor::become_vmm;
+pub(super) use monitor::{close_all_but, leave_the_harness};
 use origin::Origin;
 use template::Template;
 
@@ -86,7 +89,16 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = *self != MicroVm::Cold;
         disks.name_in(&mut job);
+        let link = assignment.transport.map(|transport| match transport {
+            Transport::Vsock => Link::unix(kit),
+            Transport::Net => Link::net(),
+        });
+        let link = link.transpose().map_err(|error| failed(&error))?;
+        if let Some(link) = &link {
+            link.name_in(&mut job);
+        }
         let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
+        kit.name_modules_in(assignment, &mut job).map_err(|error| failed(&error))?;
         if assignment.output != Output::Null {
             job.stdio = Some(Line::Vsock(CONVERSATION_PORT));
         }
@@ -94,14 +106,17 @@ impl Backend for MicroVm {
             job.terminal = terminal;
         }
         let machine = Machine {
-            kernel: &kernel.path,
+            kernel: &kernel.elf,
+            guest: kit.machine(),
+            acpi: kernel.acpi,
             initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
             cmdline: command_line_of(&kernel, &job).map_err(|error| failed(&error))?,
             memory_mib: assignment.memory_mib,
             disks: &disks,
             direct: assignment.direct,
             disk_engine: kit.disk_engine(),
-            converses: job.stdio.is_some(),
+            has_vsock: job.stdio.is_some() || assignment.transport == Some(Transport::Vsock),
+            network: link.as_ref().and_then(|link| link.network.as_ref()),
         };
         let config = machine.config();
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
@@ -128,14 +143,33 @@ impl Backend for MicroVm {
             origin,
             jail,
             disks,
+            link,
             output: assignment.output,
         }))
     }
 }
 
+/// The machine in plain words, for a cell's declared state.
+fn machine_state(config: &Config) -> String {
+    let Config { vcpus, cpu_profile, pages, prefault, protocol, acpi, .. } = config;
+    let described = match (acpi, vcpus) {
+        (true, _) => "by ACPI",
+        (false, 1) => "by the command line",
+        (false, _) => "by the command line and an MP table",
+    };
+    let prefault = if *prefault { ", all allocated at launch" } else { "" };
+    format!(
+        "machine: {vcpus} vCPUs (CPU profile {cpu_profile:?}), RAM in {pages:?} pages{prefault}, \
+         kernel entered by {protocol:?}, described {described}"
+    )
+}
+
 /// The machine of a guest.
 struct Machine<'a> {
     kernel: &'a Path,
+    guest: GuestMachine,
+    /// It is described by ACPI.
+    acpi: bool,
     initramfs: PathBuf,
     /// Of the kernel, with the agent's job.
     cmdline: String,
@@ -143,8 +177,9 @@ struct Machine<'a> {
     disks: &'a GuestDisks,
     direct: bool,
     disk_engine: BlockEngine,
-    /// It has a vsock device for its command's streams.
-    converses: bool,
+    /// It has a vsock device, for its command's streams or for its workload.
+    has_vsock: bool,
+    network: Option<&'a Network>,
 }
 
 impl Machine<'_> {
@@ -156,13 +191,21 @@ impl Machine<'_> {
         blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
         blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
         let vsock = VsockConfig { guest_cid: GUEST_CID, path: None };
+        let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol } = self.guest;
         Config {
             kernel: self.kernel.to_owned(),
+            protocol,
+            vcpus,
+            acpi: self.acpi,
+            cpu_profile,
+            pages,
+            prefault,
             initramfs: Some(self.initramfs),
             cmdline: self.cmdline,
             memory_bytes: self.memory_mib << 20,
             blocks,
-            vsock: self.converses.then_some(vsock),
+            vsock: self.has_vsock.then_some(vsock),
+            nets: self.network.map(net).into_iter().collect(),
             ..Config::default()
         }
     }
@@ -222,6 +265,8 @@ fn jail(root: &Path) -> Result<Jail, tare_container::Error> {
         user: Some(User { uid: NOBODY, gid: NOBODY, groups: Vec::new() }),
         capabilities: Some(Capabilities::NONE),
         stdio: [inherit(), inherit(), inherit()],
+        // Nothing there shows cgroups, so there is no view of them to change.
+        namespaces: Namespaces::ALL.without(Namespaces::CGROUP),
         limits: Limits { accounting: has_cheap_cgroups(), ..Limits::default() },
         ..Spec::container(Rootfs::ReadOnly(root.to_owned()), Program::Caller)
     };
@@ -242,7 +287,12 @@ struct Ready {
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
+    link: Option<Link>,
     output: Output,
+}
+
+fn net(network: &Network) -> NetConfig {
+    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), mac: Network::MAC }
 }
 
 impl Prepared for Ready {
@@ -250,6 +300,7 @@ impl Prepared for Ready {
         let mut state = self.origin.state();
         state.extend([
             "kernel, initramfs and boot data checked and laid out, in memory".to_owned(),
+            machine_state(self.prepared.config()),
             format!("guest kernel {}", self.kernel),
             format!("guest command line: {}", self.prepared.config().cmdline),
             "the VMM is a fork of the harness: its proportional set size includes its share of the \
@@ -281,6 +332,7 @@ impl Prepared for Ready {
             BlockEngine::IoUring => "disks: by io_uring".to_owned(),
         }));
         state.extend(self.disks.state());
+        state.extend(self.link.as_ref().map(Link::state));
         state
     }
 
@@ -311,7 +363,14 @@ impl Prepared for Ready {
         let mut streams = Streams::new();
         let mut kept = vec![writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
         kept.extend(self.origin.fd());
-        if prepared.config().vsock.is_some() {
+        if let Some(link) = &self.link {
+            kept.extend(link.network.as_ref().map(AsRawFd::as_raw_fd));
+            if let Some(stream) = link.connect().map_err(failed)? {
+                kept.push(stream.as_raw_fd());
+                streams.insert(VSOCK_PORT, stream);
+            }
+        }
+        if self.output != Output::Null {
             let (ours, guests) = self.converse().map_err(failed)?;
             kept.push(guests.as_raw_fd());
             streams.insert(CONVERSATION_PORT, guests);

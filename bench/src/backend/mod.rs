@@ -12,6 +12,8 @@ mod container;
 mod instance;
 mod memory;
 mod microvm;
+mod network;
+mod peer;
 mod process;
 mod qemu;
 mod scratch;
@@ -57,8 +59,36 @@ pub struct Assignment {
     pub in_memory: bool,
     /// Whether the scratch space's own caching is avoided below the box as well (O_DIRECT).
     pub direct: bool,
+    /// By what the box talks with a program of the host, where the workload does.
+    pub transport: Option<Transport>,
     /// Where the box's standard streams go.
     pub output: Output,
+}
+
+/// The way from a box to a program of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A virtual socket (vsock(7)).
+    Vsock,
+    /// TCP, over the box's network.
+    Net,
+}
+
+impl Assignment {
+    /// A job in a box of 128 MiB with nothing but the agent, its streams discarded.
+    pub fn new(job: Job) -> Assignment {
+        Assignment {
+            job,
+            kernel: None,
+            memory_mib: 128,
+            with_rootfs: false,
+            scratch_mib: None,
+            in_memory: false,
+            direct: false,
+            transport: None,
+            output: Output::Null,
+        }
+    }
 }
 
 /// What becomes of a box's standard streams. Its input is empty but for the last.
@@ -134,6 +164,11 @@ pub trait Backend: Sync {
     fn about(&self) -> &'static str;
     /// Whether it can run here.
     fn probe(&self, kit: &Kit) -> Availability;
+    /// Whether it has what an assignment asks for, where it can run.
+    fn suits(&self, _assignment: &Assignment) -> Availability {
+        Availability::Ready
+    }
+
     /// Does everything that is not part of a launch.
     ///
     /// # Errors

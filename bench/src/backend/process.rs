@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,8 +13,9 @@ use tare_workload::Channel as Wire;
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Running};
+use super::peer::Peer;
 use super::scratch::ScratchDir;
-use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
 use crate::kit::Kit;
 
 const NAME: &str = "process";
@@ -36,6 +38,16 @@ impl Backend for Process {
         Availability::Ready
     }
 
+    fn suits(&self, assignment: &Assignment) -> Availability {
+        match assignment.transport {
+            Some(Transport::Vsock) => Availability::Unavailable {
+                why: "a process of the host has no virtual socket to it".to_owned(),
+                remedy: "compare by network".to_owned(),
+            },
+            Some(Transport::Net) | None => Availability::Ready,
+        }
+    }
+
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let failed = Error::prepare(NAME);
         let mut job = assignment.job.clone();
@@ -50,6 +62,10 @@ impl Backend for Process {
             let rootfs = kit.rootfs().map_err(|error| failed(&error))?;
             job.root = Some(rootfs.to_string_lossy().into_owned());
         }
+        // Only by the loopback interface, as `suits` has seen to.
+        let peer = assignment.transport.map(|_| Peer::tcp(Ipv4Addr::LOCALHOST));
+        let peer = peer.transpose().map_err(|error| failed(&error))?;
+        job.peer = peer.as_ref().map(|peer| peer.address);
         let program =
             CString::new(kit.agent().as_os_str().as_bytes()).map_err(|error| failed(&error))?;
         let words = std::iter::once("tare-guest".to_owned()).chain(job.to_words());
@@ -57,7 +73,7 @@ impl Backend for Process {
             .map(CString::new)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| failed(&error))?;
-        Ok(Box::new(Ready { program, arguments, scratch, output: assignment.output }))
+        Ok(Box::new(Ready { program, arguments, scratch, peer, output: assignment.output }))
     }
 }
 
@@ -65,6 +81,7 @@ struct Ready {
     program: CString,
     arguments: Vec<CString>,
     scratch: Option<ScratchDir>,
+    peer: Option<Peer>,
     output: Output,
 }
 
@@ -72,6 +89,11 @@ impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
         let mut state = vec!["agent in the host's page cache".to_owned()];
         state.extend(self.scratch.as_ref().map(ScratchDir::state));
+        state.extend(
+            self.peer.as_ref().map(|peer| {
+                format!("the program that the box talks with runs, at {}", peer.address)
+            }),
+        );
         state
     }
 

@@ -4,7 +4,7 @@
 //! wakes, like those of a process.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,7 +14,9 @@ use tare_workload::Channel as Wire;
 use super::channel::Channel;
 use super::instance::{Child, Instance, Running};
 use super::microvm::probe_virtualization;
-use super::{Assignment, Availability, Backend, Error, Output, Prepared};
+use super::network::Network;
+use super::peer::Link;
+use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
 use crate::kit::{GuestDisks, Kit};
 
 const NAME: &str = "qemu";
@@ -22,7 +24,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// No firmware option ROMs, no ACPI, no second I/O APIC, no clock that the guest does not use; the
 /// serial port that the agent's channel needs.
-const MACHINE: [&str; 15] = [
+const MACHINE: [&str; 13] = [
     "-M",
     "microvm,x-option-roms=off,acpi=off,ioapic2=off,rtc=off,isa-serial=on,pit=on,pic=on,\
      auto-kernel-cmdline=off",
@@ -30,8 +32,6 @@ const MACHINE: [&str; 15] = [
     "kvm",
     "-cpu",
     "host",
-    "-smp",
-    "1",
     "-no-user-config",
     "-nodefaults",
     "-no-reboot",
@@ -84,6 +84,7 @@ impl Backend for QemuMicroVm {
         job.channel = Wire::Com1;
         disks.name_in(&mut job);
         let kernel = kit.kernel_for(assignment).map_err(|error| failed(&error))?;
+        kit.name_modules_in(assignment, &mut job).map_err(|error| failed(&error))?;
         let initramfs = kit.initramfs().map_err(|error| failed(&error))?;
         let memory_bytes = assignment.memory_mib << 20;
         // The line ends with the agent's words, so QEMU must not append to it: devices are named
@@ -91,21 +92,49 @@ impl Backend for QemuMicroVm {
         let mut command_line = kernel.command_line.replace("reboot=k", "reboot=t");
         let mut disk_arguments = Vec::new();
         let disk_paths = [disks.root.as_deref(), disks.scratch.as_deref()];
+        let mut slot = 0;
         for (index, path) in disk_paths.into_iter().flatten().enumerate() {
-            let slot = VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_BYTES;
-            let irq = VIRTIO_MMIO_IRQ + index;
-            command_line += &format!(" virtio_mmio.device={VIRTIO_MMIO_BYTES}@{slot:#x}:{irq}");
+            if !kernel.acpi {
+                command_line += &slot_word(index);
+            }
             disk_arguments.extend(disk(index, path, assignment.direct));
+            slot = index + 1;
+        }
+        let link = assignment.transport.map(|transport| match transport {
+            Transport::Vsock => Link::vsock(),
+            Transport::Net => Link::net(),
+        });
+        let link = link.transpose().map_err(|error| failed(&error))?;
+        let mut link_arguments = Vec::new();
+        if let Some(link) = &link {
+            link.name_in(&mut job);
+            if !kernel.acpi {
+                command_line += &slot_word(slot);
+            }
+            link_arguments = link_device(link, slot);
         }
         let words = job.to_cmdline().map_err(|error| failed(&error))?;
         let mut arguments: Vec<String> = MACHINE.map(str::to_owned).to_vec();
+        if kernel.acpi {
+            arguments[1] = arguments[1].replace("acpi=off", "acpi=on");
+        }
+        arguments.extend(["-smp".to_owned(), kit.machine().vcpus.to_string()]);
         arguments.extend(["-m".to_owned(), assignment.memory_mib.to_string()]);
         arguments.extend(["-kernel".to_owned(), kernel.path.display().to_string()]);
         arguments.extend(["-initrd".to_owned(), initramfs.display().to_string()]);
         arguments.extend(["-append".to_owned(), format!("{command_line} -- {words}")]);
         arguments.extend(disk_arguments);
-        Ok(Box::new(Ready { kernel: kernel.name.clone(), arguments, memory_bytes, disks }))
+        arguments.extend(link_arguments);
+        let kernel = kernel.name.clone();
+        Ok(Box::new(Ready { kernel, arguments, memory_bytes, disks, link }))
     }
+}
+
+/// What the guest's kernel must know of a device in that slot.
+fn slot_word(slot: usize) -> String {
+    let address = VIRTIO_MMIO_BASE + slot * VIRTIO_MMIO_BYTES;
+    let irq = VIRTIO_MMIO_IRQ + slot;
+    format!(" virtio_mmio.device={VIRTIO_MMIO_BYTES}@{address:#x}:{irq}")
 }
 
 fn disk(index: usize, path: &Path, direct: bool) -> [String; 4] {
@@ -122,11 +151,34 @@ fn disk(index: usize, path: &Path, direct: bool) -> [String; 4] {
     ]
 }
 
+/// The guest's address at the host's virtual sockets; no other guest runs meanwhile.
+const GUEST_CID: u32 = 0x7a7e;
+
+/// The device by which a guest reaches its peer, in QEMU's best setting: the host's kernel moves
+/// the data (vhost), and the device is a modern one.
+fn link_device(link: &Link, slot: usize) -> Vec<String> {
+    let modern = ["-global", "virtio-mmio.force-legacy=false"].map(str::to_owned);
+    let bus = format!("bus=virtio-mmio-bus.{slot}");
+    let device = match &link.network {
+        None => {
+            vec!["-device".to_owned(), format!("vhost-vsock-device,guest-cid={GUEST_CID},{bus}")]
+        }
+        Some(network) => vec![
+            "-netdev".to_owned(),
+            format!("tap,id=net,fd={},vhost=on", network.as_raw_fd()),
+            "-device".to_owned(),
+            format!("virtio-net-device,netdev=net,mac={},{bus}", Network::mac_text()),
+        ],
+    };
+    modern.into_iter().chain(device).collect()
+}
+
 struct Ready {
     kernel: String,
     arguments: Vec<String>,
     memory_bytes: u64,
     disks: GuestDisks,
+    link: Option<Link>,
 }
 
 impl Prepared for Ready {
@@ -138,6 +190,7 @@ impl Prepared for Ready {
             format!("{PROGRAM} {}", self.arguments.join(" ")),
         ];
         state.extend(self.disks.state());
+        state.extend(self.link.as_ref().map(Link::state));
         state
     }
 
@@ -150,11 +203,15 @@ impl Prepared for Ready {
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = Command::new(PROGRAM);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
-        // SAFETY: prctl with plain numbers is async-signal-safe.
+        let network = self.link.as_ref().and_then(|link| link.network.as_ref());
+        let tap = network.map(AsRawFd::as_raw_fd);
+        // SAFETY: prctl and fcntl with plain numbers are async-signal-safe.
         unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
+            command.pre_exec(move || {
+                let dies = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0;
+                // QEMU inherits it, under its own number.
+                let has_tap = tap.is_none_or(|tap| libc::fcntl(tap, libc::F_SETFD, 0) == 0);
+                if dies && has_tap { Ok(()) } else { Err(io::Error::last_os_error()) }
             });
         }
         let pid = command.spawn().map_err(failed)?.id();

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use tare_kernels::modules::{GUEST_MODULES, Modules};
 use tare_kernels::{Cache, Stderr, Variant, rootfs};
 
 use crate::guest_kernel::{self, Choice};
 use crate::lab::{
     DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, KERNELS_DIR, LAB_VARIABLE, Lab, Order, Payload,
 };
+use crate::rundir::RunDir;
 use crate::suite::{self, Suite};
 
 /// Programs of this host that tare uses in the lab, where they are installed.
@@ -34,6 +36,9 @@ pub(super) struct LabArgs {
     /// Guest kernel to use there [default: the one of the command's own --kernel, or practical]
     #[arg(long, value_name = "VARIANT|PATH")]
     kernel: Option<Choice>,
+    /// Directory with that kernel's modules [default: the one that belongs to its path]
+    #[arg(long, value_name = "DIR", env = "TARE_MODULES")]
+    modules: Option<PathBuf>,
     /// A further file of this host to put into the lab, at the same path
     #[arg(long, value_name = "PATH")]
     with: Vec<PathBuf>,
@@ -86,6 +91,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<u8> {
         arguments: args.arguments.clone(),
         environment: Vec::new(),
         kernel: args.kernel.clone(),
+        modules: args.modules.clone(),
         rootfs: None,
         extra: args.with.clone(),
         out_dir: args.out.clone(),
@@ -108,6 +114,7 @@ pub(super) struct Errand {
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) kernel: Option<Choice>,
+    pub(super) modules: Option<PathBuf>,
     pub(super) rootfs: Option<PathBuf>,
     pub(super) extra: Vec<PathBuf>,
     pub(super) out_dir: PathBuf,
@@ -137,13 +144,25 @@ impl Errand {
         if firmware.exists() {
             add_file(firmware, QEMU_FIRMWARE.to_owned());
         }
+        let staging = RunDir::new().context("cannot make a directory for the lab's input")?;
+        let modules = self.modules.or_else(|| self.kernel.as_ref()?.modules());
+        if let Some(directory) = modules {
+            let inside = format!("{IN_DIR}/guest-modules");
+            let from = stage(&directory, staging.path())?;
+            payload.push(Payload::Tree { from, to: inside.clone() });
+            environment.push(("TARE_MODULES".to_owned(), inside));
+        }
         let mut brought: Vec<String> = Vec::new();
+        let mut add_file = |from: PathBuf, to: String| payload.push(Payload::File { from, to });
         let mut add_kernel = |choice: &Choice| -> Result<String, guest_kernel::Error> {
-            let from = choice.find()?.path;
-            let name = from.parent().and_then(Path::file_name).unwrap_or_default();
+            let kernel = choice.find()?;
+            let name = kernel.path.parent().and_then(Path::file_name).unwrap_or_default();
             let inside = format!("{KERNELS_DIR}/{}/vmlinux", name.to_string_lossy());
             if !brought.contains(&inside) {
-                add_file(from, inside.clone());
+                // Unpacked here once, not there by each of the command's microVMs; what is wrong with
+                // a file, they say.
+                let elf = guest_kernel::unpacked(&kernel.path, staging.path());
+                add_file(elf.ok().flatten().unwrap_or(kernel.path), inside.clone());
                 brought.push(inside.clone());
             }
             Ok(inside)
@@ -205,6 +224,20 @@ fn suite_in(arguments: &[OsString]) -> Option<&'static Suite> {
         }
         _ => None,
     }
+}
+
+/// Copies the modules that a guest needs into a directory for the lab, unpacked: it has no program
+/// to do that.
+fn stage(modules: &Path, staging: &Path) -> anyhow::Result<PathBuf> {
+    let modules = Modules::of(modules)?;
+    let directory = staging.join("modules");
+    std::fs::create_dir(&directory)?;
+    for module in modules.closure(GUEST_MODULES)? {
+        std::fs::write(directory.join(module.name.clone() + ".ko"), module.read()?)?;
+    }
+    let built_in = modules.built_in_list(GUEST_MODULES);
+    std::fs::write(directory.join("modules.builtin"), built_in)?;
+    Ok(directory)
 }
 
 /// The variants that a command names with `--kernel`: they go into the lab with it.

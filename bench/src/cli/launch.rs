@@ -25,6 +25,7 @@ use crate::user::{self, User};
     tare launch -- uname -a\n  \
     tare launch --on process,container -- sh -c 'echo $$; id'\n  \
     tare launch --host lab -- cat /proc/cpuinfo\n  \
+    tare launch --host lab --on microvm --kernel /boot/vmlinuz-6.12-amd64 --vcpus 2 -- nproc\n  \
     tar -c . | tare launch -i --on microvm -- tar -t\n  \
     tare launch -t --on microvm -- sh\n\n\
     With -i or -t one box has this program's standard streams as they are, and the signals that\n\
@@ -164,14 +165,13 @@ fn launch(
     }
     let workload = tare_workload::find("run").ok_or("this build has no workload 'run'")?;
     let assignment = Assignment {
-        job: Job { command: args.command.clone(), ..Job::new(Channel::Com1, workload.name()) },
-        kernel: None,
         memory_mib: args.kit.memory_mib,
         with_rootfs: true,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
         output,
+        ..Assignment::new(Job {
+            command: args.command.clone(),
+            ..Job::new(Channel::Com1, workload.name())
+        })
     };
     let prepared = backend.prepare(kit, &assignment).map_err(|error| error.to_string())?;
     let conduct = Conduct { workload, weigh: false, timeout: args.timeout() };
@@ -275,6 +275,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
     arguments.push(args.kit.memory_mib.to_string().into());
     arguments.push("--disk-engine".into());
     arguments.push(args.kit.disk_engine.word().into());
+    arguments.extend(args.kit.microvm.forward());
     arguments.extend(args.json.then(|| OsString::from("--json")));
     arguments.push("--".into());
     arguments.extend(args.command.iter().map(OsString::from));
@@ -286,6 +287,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
         arguments,
         environment: Vec::new(),
         kernel: args.kit.kernel.clone(),
+        modules: args.kit.microvm.modules.clone(),
         rootfs: args.kit.rootfs.clone(),
         extra: Vec::new(),
         out_dir: out_dir.path().to_owned(),

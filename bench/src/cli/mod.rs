@@ -6,6 +6,7 @@ mod doctor;
 mod kernel;
 mod lab;
 mod launch;
+mod microvm;
 mod plan;
 mod report;
 mod round;
@@ -120,6 +121,8 @@ pub struct KitArgs {
     /// How the disks of tare's own microVM move their data
     #[arg(long, value_enum, default_value_t = DiskEngine::Sync)]
     pub disk_engine: DiskEngine,
+    #[command(flatten)]
+    microvm: microvm::MicroVmArgs,
 }
 
 /// How a disk moves its data; see `tare_vmm::BlockEngine`.
@@ -156,6 +159,8 @@ impl KitArgs {
             kernel: self.kernel.clone().unwrap_or_default(),
             rootfs: self.rootfs.clone(),
             disk_engine: self.disk_engine.into(),
+            modules: self.microvm.modules.clone(),
+            machine: self.microvm.machine(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From what the user wishes to the cells of a comparison.
 
 use crate::harness::CellPlan;
-use crate::recipe::{Error, Recipe, Setting, WEIGH_MS};
+use crate::recipe::{self, Error, Recipe, Setting, WEIGH_MS};
 
 /// What a comparison is to contain.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub(super) struct Wish {
 
 const FILE_LAB: &[(&str, &str)] = &[("file_bytes", "1048576"), ("count", "32"), ("files", "20")];
 
-const RECIPES: [Recipe; 8] = [
+const RECIPES: [Recipe; 12] = [
     Recipe::plain("start"),
     Recipe { variant: &[("weighed", "idle")], weigh_ms: Some(WEIGH_MS), ..Recipe::plain("start") },
     Recipe {
@@ -46,6 +46,10 @@ const RECIPES: [Recipe; 8] = [
         ..Recipe::plain("file")
     },
     Recipe::plain("probe"),
+    recipe::STREAM_VSOCK,
+    recipe::STREAM_NET,
+    recipe::ROUNDTRIP_VSOCK,
+    recipe::ROUNDTRIP_NET,
 ];
 
 /// Names of the workloads that a comparison can contain, for the command line.

@@ -161,6 +161,7 @@ impl RoundArgs {
         option("--memory-mib", self.kit.memory_mib);
         let engine = self.kit.disk_engine.word();
         arguments.extend(["--disk-engine", engine].map(OsString::from));
+        arguments.extend(self.kit.microvm.forward());
         let errand = Errand {
             flavour: FlavourArg::Deterministic,
             machine: self.machine,
@@ -168,6 +169,7 @@ impl RoundArgs {
             arguments,
             environment: vec![record::command_variable()],
             kernel: self.kit.kernel.clone(),
+            modules: self.kit.microvm.modules.clone(),
             rootfs: self.kit.rootfs.clone(),
             extra: Vec::new(),
             out_dir: out_dir.path().to_owned(),

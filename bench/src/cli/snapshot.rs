@@ -21,8 +21,9 @@ use crate::kit::{Choice, Kit};
     tare snapshot create /var/tmp/booted\n  \
     tare snapshot restore /var/tmp/booted -- uname -a\n  \
     tare snapshot ls /var/tmp\n\n\
-    Where this machine has no hardware virtualization, create and restore in the lab:\n  \
-    tare lab -- snapshot create booted\n\n\
+    Where this machine has no hardware virtualization, create and restore in one lab:\n  \
+    tare lab --with $(command -v tare) --program /bin/busybox -- sh -c \\\n    \
+    'tare snapshot create /tmp/booted; tare snapshot restore /tmp/booted -- uname -a'\n\n\
     restore passes on the command's own exit code; it is 1 where the snapshot is refused and 4 where\n\
     the box failed.")]
 pub(super) enum SnapshotCommand {

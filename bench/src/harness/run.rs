@@ -134,7 +134,10 @@ fn prepare(kit: &Kit, id: usize, plan: &CellPlan) -> Work {
         variant: plan.variant.clone(),
         ..Cell::default()
     };
-    if let Availability::Unavailable { why, remedy } = plan.backend.probe(kit) {
+    let runs = plan.backend.probe(kit);
+    let suits = || plan.backend.suits(&plan.assignment);
+    let available = if runs == Availability::Ready { suits() } else { runs };
+    if let Availability::Unavailable { why, remedy } = available {
         cell.status = Status::Unsupported { why, remedy };
         return Work { cell, prepared: None };
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
@@ -49,6 +50,7 @@ fn carry_out() -> io::Result<()> {
     mount_new_root()?;
     mount_kernel_file_systems()?;
     load_modules()?;
+    raise_loopback()?;
     mount_disk()?;
     let code = run_order()?;
     send_archive(code)
@@ -94,6 +96,12 @@ fn mount_kernel_file_systems() -> io::Result<()> {
 fn mount_fs(kind: &str, target: &str, options: &str) -> io::Result<()> {
     mount(Some(kind), target, Some(kind), MsFlags::empty(), Some(options))
         .map_err(|errno| io::Error::other(format!("cannot mount {kind} on {target}: {errno}")))
+}
+
+/// A host talks with itself by it.
+fn raise_loopback() -> io::Result<()> {
+    let raised = tare_container::raise_interface("lo", Ipv4Addr::LOCALHOST, 8);
+    raised.map_err(io::Error::other)
 }
 
 /// Gives the order a disk for its temporary files: ext4 on a RAM disk, as a machine has it. On a tmpfs, where fsync does

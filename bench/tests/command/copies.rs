@@ -55,17 +55,12 @@ fn inside_the_lab_copies_run() {
         [("microvm:snapshot", Output::Captured), ("microvm:clone", Output::Captured)]
     {
         let assignment = Assignment {
-            job: Job {
+            with_rootfs: true,
+            output: with,
+            ..Assignment::new(Job {
                 command: ["sh", "-c", script].map(str::to_owned).to_vec(),
                 ..Job::new(Channel::Com1, workload.name())
-            },
-            kernel: None,
-            memory_mib: 128,
-            with_rootfs: true,
-            scratch_mib: None,
-            in_memory: false,
-            direct: false,
-            output: with,
+            })
         };
         let prepared = backend::find(name).unwrap().prepare(&kit, &assignment).unwrap();
         // Long enough for a clock that stood still to be found out.
@@ -138,16 +133,7 @@ fn test_a_hundred_clones_are_light() {
 #[ignore = "needs a host that can run microVMs: test_a_hundred_clones_are_light runs it"]
 fn inside_the_lab_a_hundred_clones_live() {
     let kit = kit();
-    let assignment = Assignment {
-        job: Job { hold_ms: 600_000, ..Job::new(Channel::Com1, "start") },
-        kernel: None,
-        memory_mib: 128,
-        with_rootfs: false,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
-        output: Output::Null,
-    };
+    let assignment = Assignment::new(Job { hold_ms: 600_000, ..Job::new(Channel::Com1, "start") });
     let prepared = backend::find("microvm:clone").unwrap().prepare(&kit, &assignment).unwrap();
     let found = density(prepared.as_ref(), 100, Duration::from_secs(60)).unwrap();
     println!("{} bytes each", found.each_bytes());

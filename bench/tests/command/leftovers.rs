@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tare::backend::{self, Assignment, Instance, Output, Prepared};
+use tare::backend::{self, Assignment, Instance, Prepared};
 use tare::guest_kernel;
 use tare::kit::{Choice, Kit};
 use tare_workload::{Channel, Job};
@@ -51,16 +51,8 @@ fn kit(kernel: &NamedTempFile) -> Kit {
 }
 
 fn prepare(kit: &Kit) -> Box<dyn Prepared> {
-    let assignment = Assignment {
-        job: Job::new(Channel::Com1, "start"),
-        kernel: None,
-        memory_mib: 16,
-        with_rootfs: false,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
-        output: Output::Null,
-    };
+    let assignment =
+        Assignment { memory_mib: 16, ..Assignment::new(Job::new(Channel::Com1, "start")) };
     let prepared = backend::find("microvm").unwrap().prepare(kit, &assignment).unwrap();
     assert!(prepared.state().iter().any(|line| line.contains("jailed")), "{:?}", prepared.state());
     prepared
@@ -91,7 +83,6 @@ fn moments(limit_us: u64) -> impl Iterator<Item = Duration> {
 struct Holdings {
     descriptors: BTreeSet<String>,
     threads: usize,
-    mappings: usize,
     mounts: usize,
     children: String,
     cgroups: BTreeSet<String>,
@@ -99,18 +90,27 @@ struct Holdings {
 
 impl Holdings {
     fn now() -> Holdings {
-        let lines = |path: &str| fs::read_to_string(path).unwrap().lines().count();
         let pid = std::process::id();
         Holdings {
             descriptors: names("/proc/self/fd"),
             threads: names("/proc/self/task").len(),
-            mappings: lines("/proc/self/maps"),
             mounts: lines("/proc/self/mountinfo"),
             children: fs::read_to_string(format!("/proc/self/task/{pid}/children")).unwrap(),
             cgroups: cgroups_of(&format!("{pid}")),
         }
     }
 }
+
+fn lines(path: &str) -> usize {
+    fs::read_to_string(path).unwrap().lines().count()
+}
+
+/// How many mappings this process has. The allocator's come and go by themselves: no leak of each
+/// round is so small.
+fn mappings() -> usize {
+    lines("/proc/self/maps")
+}
+const MAPPINGS_LEEWAY: usize = 20;
 
 fn names(directory: impl AsRef<Path>) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -167,9 +167,10 @@ fn inside_500_rounds() {
     let prepared = prepare(&kit);
     let rounds = |count| (0..count).for_each(|_| end(prepared.launch().unwrap()));
     rounds(5);
-    let before = Holdings::now();
+    let (before, mapped) = (Holdings::now(), mappings());
     rounds(500);
     assert_eq!(Holdings::now(), before);
+    assert!(mappings() < mapped + MAPPINGS_LEEWAY, "{} of {mapped}", mappings());
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn inside_killed_vmms() {
     let kernel = guest::kernel(&SPIN);
     let kit = kit(&kernel);
     let prepared = prepare(&kit);
-    let mut before = None;
+    let (mut before, mapped) = (None, mappings());
     // The way to the guest takes less than a millisecond on an idle machine.
     for moment in moments(3000).take(100) {
         let mut instance = prepared.launch().unwrap();
@@ -188,6 +189,7 @@ fn inside_killed_vmms() {
         let now = Holdings::now();
         assert_eq!(&now, before.get_or_insert_with(Holdings::now), "killed after {moment:?}");
     }
+    assert!(mappings() < mapped + MAPPINGS_LEEWAY, "{} of {mapped}", mappings());
 }
 
 /// Launches microVMs that end at once and others that do not, until the end of the world.

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use crate::{Errno, FrameKind, Mark, WindowSize};
+use crate::{Errno, FrameKind, Mark, Peer, WindowSize};
 
 /// The way out of the box: where marks and frames go.
 pub trait Outlet {
@@ -45,6 +45,8 @@ pub struct Env<'a> {
     pub outlet: &'a dyn Outlet,
     /// Directory for files.
     pub scratch: Option<&'a str>,
+    /// The program of the host that the box exchanges data with.
+    pub peer: Option<Peer>,
     /// Command to run: program and arguments.
     pub command: &'a [String],
     /// What the standard streams of a command are.

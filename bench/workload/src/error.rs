@@ -60,6 +60,11 @@ pub enum Error {
     /// The workload creates files and was given no directory for them.
     #[error("the workload '{0}' needs a directory for its files: say scratch=PATH")]
     NoScratch(&'static str),
+    /// The workload talks with a program of the host and was told of none.
+    #[error(
+        "the workload '{0}' needs a program of the host to talk with: say peer=vsock:PORT or peer=tcp:ADDRESS:PORT"
+    )]
+    NoPeer(&'static str),
     /// A result is wrong: the machine, its kernel or its disk did not do what was asked.
     #[error("{what} is wrong: expected {expected}, got {got}")]
     Wrong {

@@ -10,9 +10,10 @@
 //! | `workload=NAME` | [`Job::workload`] |
 //! | `park=1` | [`Job::parks`] |
 //! | `hold_ms=N` | [`Job::hold_ms`] |
-//! | `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
+//! | `modules=PATH`, `root=PATH`, `scratch=PATH`, `scratch_device=PATH` | the fields of these names |
 //! | `stdio=fd:N` or `stdio=vsock:PORT`, `terminal=ROWSxCOLUMNS` | the fields of these names |
 //! | `network=NAME,MAC,ADDRESS/PREFIX,GATEWAY` | [`Job::network`] |
+//! | `peer=vsock:PORT` or `peer=tcp:ADDRESS:PORT` | [`Job::peer`] |
 //! | `command=PROGRAM,ARGUMENT,…` | [`Job::command`]; a comma inside an argument is `%2C` |
 //! | any other `key=value` | [`Job::parameters`] |
 
@@ -23,6 +24,7 @@ use alloc::vec::Vec;
 
 use crate::channel::Channel;
 use crate::conversation::{Line, WindowSize};
+use crate::exchange::Peer;
 use crate::network::Network;
 use crate::percent;
 use crate::report::clipped;
@@ -54,6 +56,9 @@ pub struct Job {
     pub parks: bool,
     /// Stay idle this long between `done` and the end, so that the host can weigh the box.
     pub hold_ms: u32,
+    /// File of the initial RAM file system that lists kernel modules to insert first, one path a
+    /// line (microVM only).
+    pub modules: Option<String>,
     /// What holds the box's root file system: a block device for a microVM, a directory for a
     /// process, which changes its root into it.
     pub root: Option<String>,
@@ -61,8 +66,11 @@ pub struct Job {
     pub scratch: Option<String>,
     /// Block device to mount on `scratch` first (microVM only).
     pub scratch_device: Option<String>,
-    /// What a network interface is given first.
+    /// Who the box is on its network, where it has one of its own: the agent gives it to the interface
+    /// before all else, so that copies of one guest are not all the same.
     pub network: Option<Network>,
+    /// The program of the host that the box exchanges data with.
+    pub peer: Option<Peer>,
     /// Command to run, for the workload `run`: program and arguments.
     pub command: Vec<String>,
     /// The socket that carries the command's standard streams, where they are not the agent's own.
@@ -121,10 +129,12 @@ impl Job {
             parameters: BTreeMap::new(),
             parks: false,
             hold_ms: 0,
+            modules: None,
             root: None,
             scratch: None,
             scratch_device: None,
             network: None,
+            peer: None,
             command: Vec::new(),
             stdio: None,
             terminal: None,
@@ -152,6 +162,7 @@ impl Job {
             words.push(alloc::format!("hold_ms={}", self.hold_ms));
         }
         for (key, value) in [
+            ("modules", &self.modules),
             ("root", &self.root),
             ("scratch", &self.scratch),
             ("scratch_device", &self.scratch_device),
@@ -159,6 +170,7 @@ impl Job {
             words.extend(value.as_ref().map(|value| pair(key, value)));
         }
         words.extend(self.network.as_ref().map(|network| alloc::format!("network={network}")));
+        words.extend(self.peer.map(|peer| alloc::format!("peer={peer}")));
         words.extend(self.stdio.map(|line| alloc::format!("stdio={line}")));
         words.extend(self.terminal.map(|size| alloc::format!("terminal={size}")));
         if !self.command.is_empty() {
@@ -225,6 +237,7 @@ impl Job {
                         invalid(key, value, "it must be a whole number of milliseconds below 2^32")
                     })?;
                 }
+                "modules" => job.modules = Some(decoded(key, value)?),
                 "root" => job.root = Some(decoded(key, value)?),
                 "scratch" => job.scratch = Some(decoded(key, value)?),
                 "scratch_device" => job.scratch_device = Some(decoded(key, value)?),
@@ -233,6 +246,10 @@ impl Job {
                     let wrong =
                         || invalid(key, value, "it must be NAME,MAC,ADDRESS/PREFIX[,GATEWAY]");
                     job.network = Some(network.ok_or_else(wrong)?);
+                }
+                "peer" => {
+                    let wrong = || invalid(key, value, "it must be vsock:PORT or tcp:ADDRESS:PORT");
+                    job.peer = Some(Peer::parse(value).ok_or_else(wrong)?);
                 }
                 "stdio" => {
                     let line = Line::parse(value);
@@ -263,15 +280,17 @@ impl Job {
 
 /// Keys that are no parameters of a workload.
 #[cfg(test)]
-pub(crate) const RESERVED_KEYS: [&str; 11] = [
+pub(crate) const RESERVED_KEYS: [&str; 13] = [
     "channel",
     "park",
     "workload",
     "hold_ms",
+    "modules",
     "root",
     "scratch",
     "scratch_device",
     "network",
+    "peer",
     "stdio",
     "terminal",
     "command",
@@ -355,6 +374,10 @@ mod tests {
                 "stdio=com1 is not valid: it must be fd:NUMBER or vsock:PORT",
             ),
             (
+                "channel=com1 workload=a peer=udp:1",
+                "peer=udp:1 is not valid: it must be vsock:PORT or tcp:ADDRESS:PORT",
+            ),
+            (
                 "channel=com1 workload=a terminal=80",
                 "terminal=80 is not valid: it must be ROWSxCOLUMNS",
             ),
@@ -392,13 +415,17 @@ mod tests {
             parameters in proptest::collection::btree_map("p[a-z0-9_]{1,12}", "[^\0]{0,12}", 0..6),
             parks in any::<bool>(),
             hold_ms in any::<u32>(),
-            paths in proptest::array::uniform3(proptest::option::of("[^\0]{0,12}")),
+            paths in proptest::array::uniform4(proptest::option::of("[^\0]{0,12}")),
             command in proptest::collection::vec("[^\0]{0,12}", 0..5),
+            peer in proptest::option::of(prop_oneof![
+                any::<u32>().prop_map(Peer::Vsock),
+                any::<([u8; 4], u16)>().prop_map(|(address, port)| Peer::Tcp(address, port)),
+            ]),
             stdio in proptest::option::of(any::<u32>().prop_map(Line::Vsock)),
             terminal in proptest::option::of(any::<(u16, u16)>()),
             network in proptest::option::of(any::<(u8, [u8; 4], Option<[u8; 4]>)>()),
         ) -> Job {
-            let [root, scratch, scratch_device] = paths;
+            let [modules, root, scratch, scratch_device] = paths;
             let network = network.map(|(mac, address, gateway)| Network {
                 interface: "eth0".to_string(),
                 mac: [2, mac, 0, 0, 0, 1],
@@ -408,8 +435,8 @@ mod tests {
             });
             let terminal = terminal.map(|(rows, columns)| WindowSize { rows, columns });
             Job {
-                channel, workload, parameters, parks, hold_ms, root, scratch, scratch_device, network,
-                command, stdio, terminal,
+                channel, workload, parameters, parks, hold_ms, modules, root, scratch,
+                scratch_device, network, peer, command, stdio, terminal,
             }
         }
     }

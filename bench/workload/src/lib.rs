@@ -58,6 +58,7 @@ mod clock;
 mod conversation;
 mod env;
 mod error;
+mod exchange;
 mod frame;
 mod job;
 mod mark;
@@ -74,6 +75,7 @@ pub use channel::Channel;
 pub use conversation::{CONVERSATION_PORT, INPUT_WINDOW_BYTES, Line, WindowSize};
 pub use env::{Env, Outlet, Stdio};
 pub use error::{Context, Errno, Error};
+pub use exchange::{Peer, serve};
 pub use frame::{
     Decoder, Event, FRAME_HEADER_BYTES, FRAME_PAYLOAD_MAX_BYTES, FRAME_START, FrameError,
     FrameKind, frame_header,

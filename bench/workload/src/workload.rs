@@ -74,6 +74,12 @@ pub trait Workload: Sync {
         false
     }
 
+    /// True if it talks with a program of the host, which must then be there
+    /// ([`serve`](crate::serve)).
+    fn needs_peer(&self) -> bool {
+        false
+    }
+
     /// True if it reads /proc, which a microVM's agent then mounts where the kernel has it.
     fn needs_proc(&self) -> bool {
         false

@@ -1,15 +1,19 @@
 //! The caller's own code in a jail: what a forked child sees and may do before and after.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tare_container::{
-    Capabilities, Dev, Entrance, Error, Jail, Namespaces, Proc, Program, Rootfs, Spec, Stream, User,
+    Capabilities, CgroupError, Dev, Entrance, Error, Jail, Limits, Namespaces, Proc, Program,
+    Rootfs, Spec, Stream, User,
 };
 
-use crate::support::Bench;
+use crate::support::{Bench, skip};
 
 const NOBODY: u32 = 65534;
 
@@ -112,6 +116,40 @@ fn test_jail_entered_sees_only_its_root_and_has_no_privileges() {
 }
 
 #[test]
+fn test_jail_children_share_its_namespaces_and_have_their_own_processes() {
+    let Some(bench) = Bench::new("test_jail_children_share_its_namespaces") else { return };
+    let root = bench.directory.path().join("empty");
+    fs::create_dir(&root).unwrap();
+    let jail = spec(&root).jail().unwrap();
+    let sleep = || {
+        // SAFETY: the child only sleeps.
+        let forked = unsafe {
+            jail.fork(|entrance| {
+                if entrance.enter().is_ok() {
+                    libc::pause();
+                }
+                1
+            })
+        };
+        forked.unwrap()
+    };
+    let (one, other) = (sleep(), sleep());
+    let of = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    let pids = [&one, &other].map(|container| container.pid().to_string());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // It enters the namespace of its mounts last.
+    while pids.iter().any(|pid| of(pid, "mnt") == of("self", "mnt")) {
+        assert!(Instant::now() < deadline, "it does not enter");
+        thread::sleep(Duration::from_millis(1));
+    }
+    for kind in ["uts", "ipc", "net", "mnt"] {
+        assert_eq!(of(&pids[0], kind), of(&pids[1], kind), "{kind}");
+        assert_ne!(of(&pids[0], kind), of("self", kind), "{kind}");
+    }
+    assert_ne!(of(&pids[0], "pid"), of(&pids[1], "pid"));
+}
+
+#[test]
 fn test_jail_child_that_panics_ends_by_itself() {
     with_one_thread("test_jail_child_that_panics_ends_by_itself", |bench| {
         assert_eq!(status(&empty_jail(bench), |_| panic!("as the test wants it")), 101);
@@ -142,7 +180,48 @@ fn test_jail_of_a_program_or_start_of_none_is_refused() {
     let program = Spec { program: Program::command("/bin/true"), ..spec("/".as_ref()) };
     let slot = Spec { stdio: [Stream::Slot(0), Stream::Null, Stream::Null], ..spec("/".as_ref()) };
     let start = Spec { namespaces: Namespaces::ALL, ..spec("/".as_ref()) }.prepare().err();
-    for error in [program.jail().err(), slot.jail().err(), start] {
+    let proc = Spec { proc: Proc::Masked, ..spec("/".as_ref()) };
+    for error in [program.jail().err(), slot.jail().err(), proc.jail().err(), start] {
         assert!(matches!(error, Some(Error::Invalid { .. })), "{error:?}");
+    }
+}
+
+#[test]
+fn test_jail_has_a_cgroup_ready_for_each_child_and_leaves_none() {
+    let name = "test_jail_has_a_cgroup_ready_for_each_child_and_leaves_none";
+    let Some(bench) = Bench::new(name) else { return };
+    let root = bench.directory.path().join("empty");
+    fs::create_dir(&root).unwrap();
+    let limits = Limits { accounting: true, ..Limits::default() };
+    let jail = match (Spec { limits, ..spec(&root) }).jail() {
+        Err(Error::Cgroup(
+            error @ (CgroupError::NotMounted | CgroupError::NoController { .. }),
+        )) => {
+            return skip(name, &error.to_string()).unwrap_or_default();
+        }
+        other => other.unwrap(),
+    };
+    let mut all = BTreeSet::new();
+    for round in 1..=3 {
+        jail.ready().unwrap();
+        jail.ready().unwrap();
+        // SAFETY: the child does nothing.
+        let mut container = unsafe { jail.fork(|_| 0) }.unwrap();
+        let paths = container.cgroup_paths();
+        assert!(!paths.is_empty() && paths.iter().all(|path| path.is_dir()), "{paths:?}");
+        container.wait().unwrap();
+        assert!(container.cgroup().unwrap().is_some());
+        container.remove().unwrap();
+        assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
+        all.extend(paths.iter().cloned());
+        assert_eq!(all.len(), paths.len() * round, "each has its own: {all:?}");
+    }
+    jail.ready().unwrap();
+    drop(jail);
+    let own = format!("tare-{}-", std::process::id());
+    for parent in all.iter().filter_map(|path| path.parent()) {
+        let left = fs::read_dir(parent).into_iter().flatten().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().contains(&own)), "{left:?}");
     }
 }

@@ -51,14 +51,6 @@ fn test_newest_package_compares_numbers_not_letters() {
     assert!(newest_package(&cache.downloads()).unwrap().ends_with(newer));
 }
 
-#[test]
-fn test_depends_reads_list() {
-    let info = b"license=GPL\0depends=kvm,irq-bypass\0retpoline=Y\0";
-    assert_eq!(depends(info), ["kvm", "irq_bypass"]);
-    assert!(depends(b"depends=\0").is_empty());
-    assert!(depends(b"").is_empty());
-}
-
 /// With the real package, where the provisioning step has downloaded it.
 #[test]
 fn test_modules_of_real_kernel_come_in_order() {

@@ -23,7 +23,8 @@ const VERSION_MIN: u16 = 0x0208;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// Unpacks the ELF kernel inside the bzImage (`vmlinuz`) at `path`, into a file in memory.
+/// Unpacks the ELF kernel inside the bzImage (`vmlinuz`) at `path`, into a file in memory. `None` if
+/// the file is no bzImage.
 ///
 /// Payloads compressed by gzip, xz, zstd and LZ4 are known. A [`Config`](crate::Config) may name
 /// the bzImage itself: [`Prepared::new`](crate::Prepared::new) unpacks it in the same way.
@@ -31,12 +32,10 @@ const PAYLOAD_LENGTH: usize = 0x24c;
 /// # Errors
 ///
 /// [`BootError::File`] and [`BootError::NotAFile`] for a file that cannot be read,
-/// [`BootError::BadBzImage`] for one that is no bzImage, is damaged or is compressed by other means.
-pub fn unpack_bzimage(path: &Path) -> Result<File, BootError> {
+/// [`BootError::BadBzImage`] for one that is damaged or is compressed by other means.
+pub fn unpack_bzimage(path: &Path) -> Result<Option<File>, BootError> {
     let (file, size) = open(path, "kernel")?;
-    let reason = "it has no setup header; is it a `vmlinuz` for x86-64?".to_owned();
-    let bad = || BootError::BadBzImage { path: path.to_owned(), reason };
-    Ok(unpack(path, &file, size)?.ok_or_else(bad)?.0)
+    Ok(unpack(path, &file, size)?.map(|(elf, _)| elf))
 }
 
 /// The ELF inside and its size; `None` if the file is no bzImage at all.

@@ -6,6 +6,9 @@ use thiserror::Error;
 
 /// No kernel is larger; bounds what a few hostile bytes can make of themselves.
 const UNPACKED_MAX_BYTES: usize = 256 << 20;
+/// What its decoder may take for a dictionary: Linux compresses with one of 128 MiB at most
+/// (scripts/xz_wrap.sh).
+const XZ_MAX_KIB: u32 = 256 << 10;
 /// Linux puts the unpacked size behind every payload (scripts/Makefile.lib, `size_append`); gzip
 /// ends in it by itself.
 const SIZE_BYTES: usize = 4;
@@ -43,7 +46,7 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, PayloadError> {
     let (format, unpacked) = if packed.starts_with(GZIP) {
         ("gzip", take(flate2::read::GzDecoder::new(packed)))
     } else if packed.starts_with(XZ) {
-        ("xz", take(lzma_rust2::XzReader::new(body, false)))
+        ("xz", take(lzma_rust2::XzReader::new_mem_limit(body, false, XZ_MAX_KIB)))
     } else if packed.starts_with(ZSTD) {
         let decoder = ruzstd::decoding::StreamingDecoder::new(body).map_err(io::Error::other);
         ("zstd", decoder.and_then(take))

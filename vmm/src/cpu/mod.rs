@@ -116,6 +116,12 @@ pub(crate) fn create(vm: &VmFd, index: u8, identity: &Identity) -> Result<VcpuFd
     let vcpu = vm.create_vcpu(index.into()).map_err(KvmError::request("KVM_CREATE_VCPU"))?;
     let cpuid = identity.of_vcpus.get(usize::from(index)).ok_or_else(too_many_entries)?;
     vcpu.set_cpuid2(cpuid).map_err(KvmError::request("KVM_SET_CPUID2"))?;
+    state::enable_extended_state(&vcpu, cpuid.as_slice())?;
+    if index > 0 {
+        // As firmware leaves them: a reset by the boot vCPU keeps these registers, and Linux stops
+        // all processors to correct those that differ.
+        state::set_msrs(&vcpu)?;
+    }
     Ok(vcpu)
 }
 

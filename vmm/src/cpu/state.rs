@@ -3,7 +3,7 @@
 //! at the zero page. PVH (docs/misc/pvh.pandoc of Xen): 32-bit protected mode without paging, flat
 //! segments, EBX at the start info.
 
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs};
+use kvm_bindings::{Msrs, kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 
 use crate::boot::{CODE_SELECTOR, DATA_SELECTOR, Entry, GDT_ENTRIES, TSS_SELECTOR, descriptor};
@@ -18,6 +18,8 @@ const EFER_LONG_MODE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 /// Bit 1 of RFLAGS is always set; interrupts are off.
 const RFLAGS: u64 = 2;
+
+const LEAF_EXTENDED_STATE: u32 = 0xd;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 /// Fast strings, and neither branch trace storage nor precise event sampling (Intel SDM volume 4,
@@ -44,6 +46,25 @@ pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let Ok(msrs) = Msrs::from_entries(&entries) else { return Ok(()) };
     vcpu.set_msrs(&msrs).map_err(KvmError::request("KVM_SET_MSRS"))?;
     Ok(())
+}
+
+/// Enables in XCR0 what CPUID (leaf 0xD) says there is, as firmware may. A guest that enables it
+/// itself finds it as it wants it. On an emulated host whose KVM does not notice the guest's XSETBV,
+/// that guest would find sizes in leaf 0xD that do not fit, warn at length and do without XSAVE.
+pub(super) fn enable_extended_state(
+    vcpu: &VcpuFd,
+    entries: &[kvm_cpuid_entry2],
+) -> Result<(), KvmError> {
+    let leaf =
+        |entry: &&kvm_cpuid_entry2| entry.function == LEAF_EXTENDED_STATE && entry.index == 0;
+    let Some(entry) = entries.iter().find(leaf) else { return Ok(()) };
+    let features = u64::from(entry.eax) | u64::from(entry.edx) << 32;
+    if features == 0 {
+        return Ok(());
+    }
+    let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    registers.xcrs[0].value = features;
+    vcpu.set_xcrs(&registers).map_err(KvmError::request("KVM_SET_XCRS"))
 }
 
 /// "Virtual wire" mode: the 8259's interrupts come in by LINT0, NMIs by LINT1.
@@ -95,4 +116,42 @@ pub(super) fn set_registers(vcpu: &VcpuFd, entry: Entry) -> Result<(), KvmError>
         ..Default::default()
     };
     vcpu.set_regs(&general).map_err(KvmError::request("KVM_SET_REGS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CpuProfile, cpu, kvm};
+
+    #[test]
+    fn test_enable_extended_state_sets_xcr0_to_what_cpuid_has() {
+        if !kvm::available("test_enable_extended_state") {
+            return;
+        }
+        let kvm = kvm::open().unwrap();
+        let vm = kvm::create_vm(&kvm).unwrap();
+        vm.create_irq_chip().unwrap();
+        let identity = cpu::Identity::new(&kvm, 1, CpuProfile::Host).unwrap();
+        let vcpu = cpu::create(&vm, 0, &identity).unwrap();
+        let leaf = |entry: &&kvm_cpuid_entry2| (entry.function, entry.index) == (0xd, 0);
+        let Some(entry) = identity.entries(0).iter().find(leaf) else { return };
+        let wanted = u64::from(entry.eax) | u64::from(entry.edx) << 32;
+        assert_eq!(vcpu.get_xcrs().unwrap().xcrs[0].value, wanted.max(1));
+        // The size of what is enabled is that of all there is.
+        let cpuid = vcpu.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+        let now = cpuid.as_slice().iter().find(leaf).unwrap();
+        assert_eq!(now.ebx, now.ecx);
+    }
+
+    #[test]
+    fn test_enable_extended_state_asks_nothing_of_a_vcpu_without() {
+        if !kvm::available("test_enable_extended_state_asks_nothing") {
+            return;
+        }
+        let vm = kvm::create_vm(&kvm::open().unwrap()).unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        enable_extended_state(&vcpu, &[]).unwrap();
+        let bare = kvm_cpuid_entry2 { function: LEAF_EXTENDED_STATE, ..Default::default() };
+        enable_extended_state(&vcpu, &[bare]).unwrap();
+    }
 }

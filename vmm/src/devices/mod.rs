@@ -3,6 +3,8 @@
 //! A device is a state machine without KVM: it answers reads, takes writes, and says whether its
 //! interrupt line is high. `Devices` routes exits to them and passes changes of a line on.
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod i8042;
 mod line;
 mod renewal;
@@ -15,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzzing::Ports;
 pub(crate) use i8042::{COMMAND as RESET_PORT, PULSE_RESET as RESET_VALUE};
 pub(crate) use line::Line;
 pub use renewal::MESSAGE_MAX_BYTES;

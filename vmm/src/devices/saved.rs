@@ -12,6 +12,12 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
+    /// The virtio devices alone.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn virtio(self) -> Vec<SavedTransport> {
+        self.virtio.into_iter().map(|(transport, _)| transport).collect()
+    }
+
     /// Adds it to a snapshot.
     pub(crate) fn write(&self, writer: &mut Writer) {
         section(writer, Kind::Serial, 0, self.serial.1, &self.serial.0);

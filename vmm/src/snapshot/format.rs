@@ -15,7 +15,7 @@ const MAGIC: &[u8; 8] = b"TARESNAP";
 /// Changes with the format and with the meaning of any section.
 const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 16;
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const CHECKSUM_BYTES: usize = 4;
 /// More than any guest of this machine has.
 const SECTIONS_MAX: u32 = 1024;
 
@@ -204,7 +204,10 @@ impl Sections {
         if !contents.len().is_multiple_of(size) {
             return Err(FormatError::Section(kind as u32, index as u32));
         }
-        Ok(contents.chunks_exact(size).filter_map(|item| T::read_from_bytes(item).ok()).collect())
+        // The iterator does not know its length, and growing a list step by step costs a restore.
+        let mut values = Vec::with_capacity(contents.len() / size);
+        values.extend(contents.chunks_exact(size).filter_map(|item| T::read_from_bytes(item).ok()));
+        Ok(values)
     }
 }
 

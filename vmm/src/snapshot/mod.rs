@@ -31,6 +31,8 @@ mod capture;
 mod decoder_tests;
 mod files;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod output;
 mod pagemap;
 mod pages;
@@ -47,6 +49,8 @@ use thiserror::Error;
 pub use capture::{Capture, Captured};
 pub use files::{Description, SnapshotFiles};
 pub(crate) use format::{FormatError, Kind, Sections, Writer};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzzing::{decode_any, with_checksum};
 pub(crate) use pages::Extent;
 pub use recorder::Recording;
 pub use stored::Snapshot;

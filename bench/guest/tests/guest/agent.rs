@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{agent, finish, job, run, run_words, start, start_program};
 use tare_workload::Mark::{Done, Init, Probe, Ready};
-use tare_workload::{Better, find};
+use tare_workload::{Better, Network, find};
 
 fn small(workload: &str) -> Vec<(&'static str, &'static str)> {
     match workload {
@@ -281,4 +281,44 @@ fn test_first_process_forwards_signals_that_it_would_ignore() {
     // SAFETY: the process is unshare's child, which unshare has not waited for.
     assert_eq!(unsafe { libc::kill(first, libc::SIGTERM) }, 0);
     assert_eq!(finish(child, reader).status.code(), Some(9));
+}
+
+#[test]
+fn test_network_identity_is_taken_on_before_the_command_runs() {
+    // Onto a tap in a network namespace of its own: /dev/net/tun and a privilege are needed.
+    let tap = "busybox tunctl -b -t eth0 >/dev/null";
+    let unshared = |script: &str| {
+        let words = ["unshare", "-n", "busybox", "sh", "-c", script, "sh"];
+        words.map(str::to_string).to_vec()
+    };
+    let can = Command::new("busybox").args(unshared(tap)).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "cannot make a tap in a network namespace");
+        // Past the capture of the test runner: what is skipped must be seen.
+        let line = format_args!(
+            "SKIPPED test_network_identity_is_taken_on_before_the_command_runs: no tap\n"
+        );
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), line);
+        return;
+    }
+    let with = |text: &str| {
+        let mut job = job("run", &[]);
+        job.network = Some(Network::parse(text).unwrap());
+        let show = "busybox ifconfig eth0; busybox route -n";
+        job.command = ["sh", "-c", show].map(str::to_string).to_vec();
+        let mut words = unshared(&format!("{tap}; exec {} \"$@\"", agent().display()));
+        words.extend(job.to_words());
+        let (child, reader) = start_program("busybox", &words);
+        finish(child, reader)
+    };
+    let outcome = with("eth0,02:00:00:00:0a:07,10.0.0.7/20,10.0.0.1");
+    assert_eq!(outcome.error, None);
+    for word in ["02:00:00:00:0A:07", "addr:10.0.0.7", "Mask:255.255.240.0", "UP"] {
+        assert!(outcome.stdout.contains(word), "{word}: {}", outcome.stdout);
+    }
+    let mut routes = outcome.stdout.lines().map(str::split_whitespace);
+    let default = routes.find_map(|mut words| (words.next() == Some("0.0.0.0")).then_some(words));
+    assert_eq!(default.unwrap().next(), Some("10.0.0.1"), "{}", outcome.stdout);
+    let outcome = with("eth7,02:00:00:00:0a:07,10.0.0.7/20");
+    assert!(outcome.error.unwrap().contains("eth7"));
 }

@@ -21,7 +21,7 @@ use super::origin::Origin;
 use super::template::{self, Template};
 use super::{Machine, MicroVm, Ready, command_line_of, jail_here, probe_virtualization};
 use crate::backend::{Assignment, Availability, Backend, Output, Prepared};
-use crate::kit::{self, GuestDisks, Kit};
+use crate::kit::{self, GuestDisks, GuestMachine, Kit};
 
 const MACHINE: &str = "machine.json";
 const INITRAMFS: &str = "initramfs.cpio";
@@ -184,6 +184,7 @@ impl Kept {
             origin: Origin::Kept { snapshot, message: job.to_words().join(" ").into_bytes() },
             jail: jail_here(kit)?,
             disks,
+            link: None,
             output: Output::Captured,
         }))
     }
@@ -220,13 +221,16 @@ impl Kept {
     fn machine<'a>(&'a self, disks: &'a GuestDisks) -> Machine<'a> {
         Machine {
             kernel: &self.record.kernel,
+            guest: GuestMachine::default(),
+            acpi: false,
             initramfs: self.directory.join(INITRAMFS),
             cmdline: self.record.cmdline.clone(),
             memory_mib: self.record.memory_mib,
             disks,
             direct: false,
             disk_engine: BlockEngine::default(),
-            converses: true,
+            has_vsock: true,
+            network: None,
         }
     }
 }
@@ -253,14 +257,10 @@ fn template_job() -> Job {
 
 fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> {
     let assignment = Assignment {
-        job: template_job(),
-        kernel: None,
         memory_mib,
         with_rootfs: true,
-        scratch_mib: None,
-        in_memory: false,
-        direct: false,
         output: Output::Captured,
+        ..Assignment::new(template_job())
     };
     let disks = GuestDisks::new(kit, &assignment)?;
     let (initramfs, root) = (directory.join(INITRAMFS), directory.join(ROOT));
@@ -295,7 +295,11 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
 fn available(kit: &Kit) -> Result<(), Error> {
     match probe_virtualization(kit) {
         Availability::Ready => Ok(()),
-        Availability::Unavailable { why, remedy } => Err(Error::Unavailable { why, remedy }),
+        Availability::Unavailable { why, remedy } => {
+            // Where boxes run is no option of the commands for snapshots.
+            let remedy = remedy.replace("--host lab", "see `tare snapshot --help`");
+            Err(Error::Unavailable { why, remedy })
+        }
     }
 }
 

@@ -22,7 +22,7 @@ static RECORD_FD: AtomicI32 = AtomicI32::new(-1);
 
 /// The harness's end is the VMM's. The harness's handlers are not, nor what the user types at its
 /// terminal.
-pub(super) fn leave_the_harness() {
+pub(in crate::backend) fn leave_the_harness() {
     // SAFETY: plain numbers, and no handler is installed.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -57,7 +57,7 @@ pub(super) fn become_vmm(
 
 /// Closes what the harness has open, except these descriptors and the standard ones: standard error
 /// is for a panic's message.
-pub(super) fn close_all_but(mut kept: Vec<i32>) {
+pub(in crate::backend) fn close_all_but(mut kept: Vec<i32>) {
     kept.sort_unstable();
     let mut first = 3;
     for kept in kept.into_iter().map(i32::unsigned_abs).chain([u32::MAX]) {

@@ -31,6 +31,11 @@ impl File {
         File(fd)
     }
 
+    /// Leaves the descriptor open, for somebody else.
+    pub(crate) fn into_raw(self) -> libc::c_int {
+        core::mem::ManuallyDrop::new(self).0
+    }
+
     /// Another descriptor of the same open file, none of the standard ones.
     pub(crate) fn duplicate(&self) -> Result<File, Errno> {
         // SAFETY: touches no memory.

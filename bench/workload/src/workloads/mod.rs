@@ -1,11 +1,14 @@
 //! Every workload, one file or directory each.
 
 mod cpu;
+mod exchange;
 mod file;
 mod memory;
 mod probe;
+mod roundtrip;
 mod run;
 mod start;
+mod stream;
 mod syscall;
 
 use crate::Workload;
@@ -18,6 +21,8 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &memory::Memory,
         &syscall::Syscall,
         &file::Files,
+        &stream::Stream,
+        &roundtrip::RoundTrip,
         &run::Run,
         &probe::Probe,
     ]

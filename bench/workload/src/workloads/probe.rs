@@ -72,7 +72,8 @@ mod tests {
     #[test]
     fn test_probe_sends_as_many_marks_as_it_samples() {
         let outlet = Recorder::default();
-        let env = Env { outlet: &outlet, scratch: None, command: &[], stdio: Stdio::Inherit };
+        let env =
+            Env { outlet: &outlet, scratch: None, peer: None, command: &[], stdio: Stdio::Inherit };
         let (_, report) = run_with("probe", &[("count", "7")], &env).unwrap();
         assert_eq!(*outlet.marks.borrow(), [Mark::Probe; 7]);
         assert_eq!(samples(&report, "mark_ns").len(), 7);

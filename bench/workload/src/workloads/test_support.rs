@@ -59,11 +59,32 @@ pub(crate) fn run(
     scratch: Option<&str>,
 ) -> Result<Report, Error> {
     let outlet = Recorder::default();
-    let env = Env { outlet: &outlet, scratch, command: &[], stdio: Stdio::Inherit };
+    let env = Env { outlet: &outlet, scratch, peer: None, command: &[], stdio: Stdio::Inherit };
     run_with(name, given, &env).map(|(status, report)| {
         assert_eq!(status, 0);
         report
     })
+}
+
+/// The same with a peer, which serves one connection by TCP.
+pub(crate) fn run_with_peer(name: &str, given: &[(&str, &str)]) -> Result<Report, Error> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let peer = std::thread::spawn(move || {
+        let socket = listener.accept().unwrap().0;
+        crate::serve(std::os::fd::IntoRawFd::into_raw_fd(socket), true)
+    });
+    let outlet = Recorder::default();
+    let env = Env {
+        outlet: &outlet,
+        scratch: None,
+        peer: Some(crate::Peer::Tcp([127, 0, 0, 1], port)),
+        command: &[],
+        stdio: Stdio::Inherit,
+    };
+    let result = run_with(name, given, &env).map(|(_, report)| report);
+    peer.join().unwrap().unwrap();
+    result
 }
 
 /// The samples of a metric that must be there.

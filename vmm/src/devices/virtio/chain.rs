@@ -171,6 +171,14 @@ pub(super) fn advance(buffers: &mut [libc::iovec], mut count: usize) {
     }
 }
 
+/// Drops all but the first `count` bytes; the buffers they were in are left empty.
+pub(super) fn cut(buffers: &mut [libc::iovec], mut count: usize) {
+    for buffer in buffers {
+        buffer.iov_len = buffer.iov_len.min(count);
+        count -= buffer.iov_len;
+    }
+}
+
 /// Copies bytes of guest memory, from `skip` on, until `bytes` is full; false if there are too few.
 pub(super) fn gather(buffers: &[libc::iovec], skip: usize, bytes: &mut [u8]) -> bool {
     each(buffers, skip, bytes.len(), |guest, at, length| {

@@ -243,6 +243,7 @@ mod tests {
         let env = Env {
             outlet: &outlet,
             scratch: scratch.path().to_str(),
+            peer: None,
             command: &[],
             stdio: Stdio::Inherit,
         };

@@ -177,8 +177,8 @@ impl Conversation {
         });
         let bytes = match read {
             Err(Errno(libc::EAGAIN)) => return Ok(()),
-            // A host that was killed.
-            Ok(0) | Err(Errno(libc::ECONNRESET)) => {
+            // A host that was killed, or, for a copy of a guest, one that never knew this connection.
+            Ok(0) | Err(Errno(libc::ECONNRESET | libc::ENOTCONN)) => {
                 self.host_ended = true;
                 return Ok(());
             }

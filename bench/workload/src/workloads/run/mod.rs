@@ -139,7 +139,13 @@ mod tests {
     fn run(command: &[&str]) -> Result<(i32, Report, Frames), Error> {
         let outlet = Recorder::default();
         let command: Vec<String> = command.iter().map(|word| word.to_string()).collect();
-        let env = Env { outlet: &outlet, scratch: None, command: &command, stdio: Stdio::Frames };
+        let env = Env {
+            outlet: &outlet,
+            scratch: None,
+            peer: None,
+            command: &command,
+            stdio: Stdio::Frames,
+        };
         let (status, report) = run_with("run", &[], &env)?;
         Ok((status, report, outlet.frames.take()))
     }

@@ -188,7 +188,8 @@ fn test_confined_threads_serve_every_request() {
             // _exit.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                let served = Filters::new().is_ok_and(|filters| filters.apply(thread).is_ok()) && {
+                let filters = Filters::new();
+                let served = filters.is_ok_and(|filters| filters.apply(thread).is_ok()) && {
                     let is_ok =
                         |answer: Result<(u8, u32), Broken>| answer.is_ok_and(|(s, _)| s == 0);
                     bench.header(blk::VIRTIO_BLK_T_IN, 1);

@@ -4,9 +4,11 @@
 //! the tap speaks the header of section 5.1.6 itself, so checksums and segmentation are left to
 //! whoever is last to need them.
 //!
-//! The guest's packets are sent by the vCPU that offers them, which waits: a tap takes a packet, it
-//! does not carry it anywhere, and what answers is on its way the sooner. The host's are put into
-//! the guest by the device thread. It watches the tap only while the guest has buffers.
+//! A small packet of the guest's is sent by the vCPU that offers it, which waits: a tap takes a
+//! packet, it does not carry it anywhere, and what answers is on its way the sooner. A large one is
+//! part of a stream: it is left to the device thread, and more may join it meanwhile without
+//! another notification. The host's are put into the guest by the device thread. It watches the tap
+//! only while the guest has buffers.
 //!
 //! With mergeable buffers a packet may need several, and how long it is only reading tells. So it
 //! is read into as many as the last one took, with memory of ours behind them. If that is touched,
@@ -20,6 +22,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use virtio_bindings::virtio_net as net;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::chain::{Buffers, gather, scatter, total};
 use super::{Broken, Device, Queues, Virtqueue};
@@ -38,6 +41,8 @@ const HEADER_BUFFERS: usize = 10;
 const PACKET_BYTES: usize = HEADER_BYTES + 18 + 65536;
 /// The most buffers one reading is given: the kernel takes 1024.
 const PARTS_MAX: usize = 512;
+/// A packet of the guest's with more than that is the device thread's.
+const SMALL_BYTES: u64 = 4096;
 /// `struct virtio_net_config` up to and with `status`.
 const CONFIG_BYTES: usize = 8;
 const CONFIG_STATUS: usize = 6;
@@ -67,6 +72,8 @@ pub(crate) struct Net {
     tap: Tap,
     /// The source: readable when the tap is and may be heard.
     epoll: Epoll,
+    /// Wakes the device thread for packets that are left to it.
+    again: EventFd,
     heard: bool,
     /// The tap has failed: the cable is out.
     gone: bool,
@@ -102,12 +109,23 @@ impl Net {
         Net::new(Tap::open(config)?, mac)
     }
 
+    /// Over something that behaves like a tap.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn over(tap: std::os::fd::OwnedFd, mac: [u8; 6]) -> Result<Net, NetError> {
+        Net::new(Tap::from_fd(tap), mac)
+    }
+
     fn new(tap: Tap, mac: [u8; 6]) -> Result<Net, NetError> {
-        let epoll = Epoll::new().map_err(|error| NetError::Watch { error })?;
+        let watch = |error| NetError::Watch { error };
+        let epoll = Epoll::new().map_err(watch)?;
+        let again = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(watch)?;
+        let event = EpollEvent::new(EventSet::IN, 0);
+        epoll.ctl(ControlOperation::Add, again.as_raw_fd(), event).map_err(watch)?;
         let mut net = Net {
             config: [0; CONFIG_BYTES],
             tap,
             epoll,
+            again,
             heard: false,
             gone: false,
             mergeable: false,
@@ -150,7 +168,12 @@ impl Net {
         };
         let mut room = true;
         for _ in 0..queue.size() {
-            let look = if self.kept.is_some() { Look::NoRoom } else { self.read(queue, memory)? };
+            let look = match self.kept {
+                Some(_) => Look::NoRoom,
+                // To ask costs less than to take buffers and put them back.
+                None if !self.tap.is_ready() => Look::NoPacket,
+                None => self.read(queue, memory)?,
+            };
             room = match look {
                 Look::Packet => true,
                 Look::NoPacket => break,
@@ -281,18 +304,29 @@ impl Net {
         Ok(())
     }
 
-    /// Sends the guest's packets, at most a queue's worth.
-    fn transmit(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+    /// Has the device thread come.
+    fn wake(&self) {
+        // It fails only if 2^64 - 2 are unread: then it is awake.
+        let _ = self.again.write(1);
+    }
+
+    /// Sends the guest's packets of at most `limit` bytes, and at most a queue's worth.
+    fn transmit(&mut self, queues: &mut Queues<'_>, limit: u64) -> Result<(), Broken> {
         let memory = queues.memory;
         let Some(queue) = queues.get(TX) else { return Ok(()) };
         for _ in 0..queue.size() {
             let Some(head) = queue.pop(memory, &mut self.buffers)? else { break };
+            if total(self.buffers.readable()) > limit {
+                queue.unpop();
+                self.wake();
+                return Ok(());
+            }
             // SAFETY: the buffers are guest memory, which is borrowed.
             unsafe { self.tap.send(self.buffers.readable()) };
             queue.push(memory, head, 0)?;
         }
         if queue.listen(memory)? {
-            queues.again(TX);
+            self.wake();
         }
         Ok(())
     }
@@ -319,6 +353,7 @@ impl Device for Net {
         let has = |feature: u32| features & 1 << feature != 0;
         self.mergeable = has(net::VIRTIO_NET_F_MRG_RXBUF);
         if features == 0 {
+            let _ = self.again.read();
             return;
         }
         let wanted = OFFLOADS.iter().filter(|(feature, _)| has(*feature));
@@ -340,7 +375,7 @@ impl Device for Net {
     fn notified(&mut self, index: usize, queues: &mut Queues<'_>) -> Result<(), Broken> {
         match index {
             RX => self.receive(queues),
-            TX => self.transmit(queues),
+            TX => self.transmit(queues, SMALL_BYTES),
             _ => Ok(()),
         }
     }
@@ -357,6 +392,8 @@ impl Device for Net {
     }
 
     fn host_ready(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        let _ = self.again.read();
+        self.transmit(queues, u64::MAX)?;
         self.receive(queues)
     }
 }

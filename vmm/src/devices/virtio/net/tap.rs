@@ -125,7 +125,7 @@ impl Tap {
     }
 
     /// Something that behaves like a tap.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn from_fd(fd: OwnedFd) -> Tap {
         Tap { fd }
     }
@@ -138,6 +138,13 @@ impl Tap {
         unsafe {
             libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads))
         };
+    }
+
+    /// Whether [`receive`](Tap::receive) has something to say.
+    pub(super) fn is_ready(&self) -> bool {
+        let mut entry = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, and no time to wait.
+        unsafe { libc::poll(&raw mut entry, 1, 0) > 0 }
     }
 
     /// Receives one packet into `buffers`; what has no room is lost.

@@ -6,11 +6,12 @@ use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
+use super::super::chain::{advance, gather, total};
 use super::header::{HOST_CID, Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
-use super::host::{is_gone, send};
+use super::host::{Received, enlarge, is_gone, is_ready, receive_parts, send, send_parts};
 
-/// Bytes that a guest may have on the way to one Unix socket.
-pub(super) const BUFFER_BYTES: u32 = 64 << 10;
+/// Bytes that a guest may have on the way to one Unix socket: four packets of Linux's.
+pub(super) const BUFFER_BYTES: u32 = 256 << 10;
 /// The longest greeting: `CONNECT 4294967295` without its line's end.
 const GREETING_MAX_BYTES: usize = 18;
 
@@ -43,6 +44,8 @@ pub(super) struct Connection {
     pub(super) guest_port: u32,
     /// The socket may have something. Set by its event, cleared when it has nothing.
     pub(super) readable: bool,
+    /// The program has ended its direction: the last event there is.
+    pub(super) hung_up: bool,
     greeting: Vec<u8>,
     /// Operations that the guest is to hear of: bit N is operation N.
     pending: u16,
@@ -66,12 +69,14 @@ pub(super) struct Connection {
 
 impl Connection {
     fn new(socket: UnixStream, state: State, host_port: u32, guest_port: u32) -> Connection {
+        enlarge(&socket);
         Connection {
             socket,
             state,
             host_port,
             guest_port,
             readable: false,
+            hung_up: false,
             greeting: Vec::new(),
             pending: 0,
             buffer: VecDeque::new(),
@@ -132,7 +137,11 @@ impl Connection {
     }
 
     /// A packet of the guest's, whose data is `data`.
-    pub(super) fn take(&mut self, header: &Header, data: &[u8]) -> Fate {
+    ///
+    /// # Safety
+    ///
+    /// The data must be valid for reading.
+    pub(super) unsafe fn take(&mut self, header: &Header, data: &mut [libc::iovec]) -> Fate {
         self.credit(header);
         match (header.op, self.state) {
             (op::RESPONSE, State::Requested) => {
@@ -144,7 +153,8 @@ impl Connection {
                     _ => Fate::Resets,
                 }
             }
-            (op::RW, State::Established) => self.forward(data),
+            // SAFETY: the caller's.
+            (op::RW, State::Established) => unsafe { self.forward(data) },
             (op::SHUTDOWN, State::Established) => {
                 self.guest_shut |= header.flags & SHUTDOWN_BOTH;
                 if self.guest_shut & SHUTDOWN_RECEIVE != 0 {
@@ -200,14 +210,55 @@ impl Connection {
         self.pending != 0 || (wanted && self.room() > 0)
     }
 
-    /// The next packet for the guest; its data goes to the front of `data`, which says how much
-    /// there may be. `None` if there was nothing after all.
+    /// Asks the socket whether it really has something, before the guest's buffers are taken for
+    /// it; how much data the guest may be sent next, or `None` if there is nothing to say.
+    pub(super) fn look(&mut self) -> Option<usize> {
+        if self.pending != 0 {
+            return Some(0);
+        }
+        self.readable = is_ready(&self.socket);
+        self.readable.then_some(self.room() as usize)
+    }
+
+    /// The next packet for the guest that has no data; `None` if there is none.
+    pub(super) fn word(&mut self, guest_cid: u64) -> Option<Header> {
+        let op = self.pending.trailing_zeros() as u16;
+        self.pending &= self.pending.checked_sub(1)?;
+        Some(Header { op, ..self.header(guest_cid) })
+    }
+
+    /// The next data for the guest, in `room`: a packet as long as all of it together, to be cut
+    /// into as many as it takes. `None` if there was nothing after all.
     ///
     /// # Errors
     ///
     /// The socket is broken.
-    pub(super) fn packet(&mut self, guest_cid: u64, data: &mut [u8]) -> io::Result<Option<Header>> {
-        let mut header = Header {
+    ///
+    /// # Safety
+    ///
+    /// The room must be valid for writing.
+    pub(super) unsafe fn data(
+        &mut self,
+        guest_cid: u64,
+        room: &[libc::iovec],
+    ) -> io::Result<Option<Header>> {
+        // SAFETY: the caller's.
+        let Some(length) = (unsafe { self.read(room)? }) else { return Ok(None) };
+        if length == 0 {
+            let gone = is_gone(&self.socket);
+            self.host_shut = if gone { SHUTDOWN_BOTH } else { SHUTDOWN_SEND };
+            let header = self.header(guest_cid);
+            return Ok(Some(Header { op: op::SHUTDOWN, flags: self.host_shut, ..header }));
+        }
+        self.sent = self.sent.wrapping_add(length);
+        Ok(Some(Header { op: op::RW, length, ..self.header(guest_cid) }))
+    }
+
+    fn header(&mut self, guest_cid: u64) -> Header {
+        // Every packet tells of it.
+        self.told = self.forwarded;
+        self.pending &= !(1 << op::CREDIT_UPDATE);
+        Header {
             source_cid: HOST_CID,
             target_cid: guest_cid,
             source_port: self.host_port,
@@ -216,28 +267,7 @@ impl Connection {
             buffer_bytes: BUFFER_BYTES,
             forwarded: self.forwarded,
             ..Header::default()
-        };
-        if self.pending != 0 {
-            header.op = self.pending.trailing_zeros() as u16;
-            self.pending &= self.pending - 1;
-        } else {
-            let room = data.len().min(self.room() as usize);
-            let Some(length) = self.read(&mut data[..room])? else { return Ok(None) };
-            if length == 0 {
-                let gone = is_gone(&self.socket);
-                self.host_shut = if gone { SHUTDOWN_BOTH } else { SHUTDOWN_SEND };
-                header.op = op::SHUTDOWN;
-                header.flags = self.host_shut;
-            } else {
-                header.op = op::RW;
-                header.length = length;
-                self.sent = self.sent.wrapping_add(length);
-            }
         }
-        // Every packet tells of it.
-        self.told = self.forwarded;
-        self.pending &= !(1 << op::CREDIT_UPDATE);
-        Ok(Some(header))
     }
 
     /// Whether the host's side is over and only the guest keeps it.
@@ -245,11 +275,20 @@ impl Connection {
         self.host_shut == SHUTDOWN_BOTH
     }
 
-    fn read(&mut self, data: &mut [u8]) -> io::Result<Option<u32>> {
+    /// # Safety
+    ///
+    /// The room must be valid for writing.
+    unsafe fn read(&mut self, room: &[libc::iovec]) -> io::Result<Option<u32>> {
         loop {
-            match self.socket.read(data) {
-                // At most `room`, which has 32 bits.
-                Ok(length) => return Ok(Some(length as u32)),
+            // SAFETY: the caller's.
+            match unsafe { receive_parts(&self.socket, room) } {
+                Ok(Received { bytes, is_cut }) => {
+                    // Less than there was room for: that was all, but for the end.
+                    let is_all = (bytes as u64) < total(room) && !is_cut && !self.hung_up;
+                    self.readable &= !is_all;
+                    // At most the guest's credit, which has 32 bits.
+                    return Ok(Some(bytes as u32));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.readable = false;
@@ -261,24 +300,36 @@ impl Connection {
     }
 
     /// Passes data on; what the socket does not take now waits, as far as the guest has credit.
-    fn forward(&mut self, data: &[u8]) -> Fate {
+    ///
+    /// # Safety
+    ///
+    /// The data must be valid for reading.
+    unsafe fn forward(&mut self, data: &mut [libc::iovec]) -> Fate {
         let credit = BUFFER_BYTES as usize - self.buffer.len();
-        if data.len() > credit || self.guest_shut & SHUTDOWN_SEND != 0 {
+        let mut length = total(data) as usize;
+        if length > credit || self.guest_shut & SHUTDOWN_SEND != 0 {
             return Fate::Resets;
         }
-        let mut rest = data;
-        if self.buffer.is_empty() {
-            match send(&self.socket, rest) {
+        while self.buffer.is_empty() && length > 0 {
+            // SAFETY: the caller's.
+            match unsafe { send_parts(&self.socket, data) } {
                 Ok(sent) => {
-                    rest = &rest[sent..];
+                    advance(data, sent);
+                    length -= sent;
                     self.forwarded(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Fate::Resets,
             }
         }
-        self.buffer.extend(rest);
+        if length > 0 {
+            // The socket is full: it says so when it is no longer.
+            let mut rest = vec![0; length];
+            gather(data, 0, &mut rest);
+            self.buffer.extend(rest);
+            return Fate::Lives;
+        }
         self.flush()
     }
 

@@ -105,9 +105,9 @@ impl Header {
         })
     }
 
-    /// Puts it and `data` into a chain's buffers; false if they are too small.
-    pub(super) fn put(&self, buffers: &[libc::iovec], data: &[u8]) -> bool {
-        scatter(buffers, 0, &self.bytes()) && scatter(buffers, HEADER_BYTES, data)
+    /// Puts it into a chain's buffers; false if they are too small.
+    pub(super) fn put(&self, buffers: &[libc::iovec]) -> bool {
+        scatter(buffers, 0, &self.bytes())
     }
 }
 

@@ -193,6 +193,71 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
+/// How much a socket may hold for a program that does not read yet.
+const SOCKET_BYTES: libc::c_int = 208 << 10;
+
+/// Has a socket hold as much as the host allows by default, twice over (socket(7): the kernel
+/// doubles it for its own needs). A socket that holds less is slower, nothing else.
+pub(super) fn enlarge(socket: &UnixStream) {
+    let length = size_of_val(&SOCKET_BYTES) as libc::socklen_t;
+    let bytes = SOCKET_BYTES;
+    // SAFETY: the value is valid for reading of `length`.
+    unsafe {
+        let bytes = (&raw const bytes).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, bytes, length);
+    }
+}
+
+/// Sends what the socket takes now of `parts`, as [`send`].
+///
+/// # Safety
+///
+/// The parts must be valid for reading.
+pub(super) unsafe fn send_parts(socket: &UnixStream, parts: &[libc::iovec]) -> io::Result<usize> {
+    let message = message(parts);
+    // SAFETY: the message has nothing but the parts, for which the caller vouches.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// What a socket gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Received {
+    /// How many bytes; 0 at the end of the stream.
+    pub(super) bytes: usize,
+    /// The sender has put something beside them, which is lost, and at which this reading ended:
+    /// there may be more behind it.
+    pub(super) is_cut: bool,
+}
+
+/// Receives what the socket has, into `parts`.
+///
+/// # Errors
+///
+/// `WouldBlock` if that is nothing.
+///
+/// # Safety
+///
+/// The parts must be valid for writing.
+pub(super) unsafe fn receive_parts(
+    socket: &UnixStream,
+    parts: &[libc::iovec],
+) -> io::Result<Received> {
+    let mut message = message(parts);
+    // SAFETY: the message has nothing but the parts, for which the caller vouches.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let bytes = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    Ok(Received { bytes, is_cut: message.msg_flags & libc::MSG_CTRUNC != 0 })
+}
+
+fn message(parts: &[libc::iovec]) -> libc::msghdr {
+    // SAFETY: plain numbers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = parts.as_ptr().cast_mut();
+    message.msg_iovlen = parts.len() as _;
+    message
+}
+
 /// Sends what the socket takes now. A peer that is gone is an error, never a signal.
 pub(super) fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: `bytes` are readable for as long as the call takes.
@@ -204,7 +269,16 @@ pub(super) fn send(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 
 /// Whether the peer has closed its socket, not just one direction.
 pub(super) fn is_gone(socket: &UnixStream) -> bool {
-    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    poll(socket, 0) & libc::POLLHUP != 0
+}
+
+/// Whether there is something to read, be it the end.
+pub(super) fn is_ready(socket: &UnixStream) -> bool {
+    poll(socket, libc::POLLIN) != 0
+}
+
+fn poll(socket: &UnixStream, events: libc::c_short) -> libc::c_short {
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
     // SAFETY: one entry, and no time to wait.
-    unsafe { libc::poll(&mut entry, 1, 0) > 0 && entry.revents & libc::POLLHUP != 0 }
+    if unsafe { libc::poll(&raw mut entry, 1, 0) } > 0 { entry.revents } else { 0 }
 }

@@ -10,7 +10,11 @@
 //! bounded: per connection a buffer of the credit that it was given, a number of connections, and a
 //! number of resets for packets of no connection. Where there are that many, the device leaves the
 //! driver's packets in their queue until it has taken the resets.
+//!
+//! Data is copied once, by the kernel: from guest memory to the socket by sendmsg(2), and the other
+//! way by recvmsg(2), into as many of the guest's buffers at once as there are data and credit for.
 
+mod batch;
 mod connection;
 mod header;
 mod host;
@@ -18,9 +22,10 @@ mod switch;
 
 use std::os::fd::BorrowedFd;
 
-use super::chain::{Buffers, gather, scatter, total};
+use super::chain::{Buffers, cut, scatter, total};
 use super::{Broken, Device, Notify, Queues};
 use crate::VsockConfig;
+use batch::Batch;
 use header::{HEADER_BYTES, HOST_CID, Header, STREAM};
 pub use host::{Streams, VsockError};
 use switch::{RESETS_MAX, Switch};
@@ -34,8 +39,11 @@ const TX: usize = 1;
 const EVENT: usize = 2;
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` as a whole `struct virtio_vsock_event`.
 const TRANSPORT_RESET: [u8; 4] = [0; 4];
-/// The most data of one packet, either way.
-const DATA_BYTES: usize = connection::BUFFER_BYTES as usize;
+/// The most data of one packet of the guest's, as of Linux's (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`), and
+/// the most that a connection sends before others have their turn.
+const DATA_BYTES: usize = 64 << 10;
+/// The most buffers that one reading is given: the kernel takes 1024.
+const PARTS_MAX: usize = 512;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -47,7 +55,7 @@ pub(crate) struct Vsock {
     /// The driver is to hear that all connections are gone.
     transport_reset: bool,
     buffers: Buffers,
-    data: Box<[u8]>,
+    batch: Batch,
 }
 
 impl Vsock {
@@ -64,7 +72,7 @@ impl Vsock {
             live: false,
             transport_reset: false,
             buffers: Buffers::new(QUEUE_SIZE),
-            data: vec![0; DATA_BYTES].into(),
+            batch: Batch::default(),
         })
     }
 
@@ -103,9 +111,10 @@ impl Vsock {
             self.switch.refuse(&header);
             return;
         }
-        let data = &mut self.data[..header.length as usize];
-        gather(self.buffers.readable(), 0, data);
-        self.switch.take(&header, data);
+        let data = self.buffers.readable_mut();
+        cut(data, header.length as usize);
+        // SAFETY: the buffers are guest memory, which the caller borrows.
+        unsafe { self.switch.take(&header, data) };
     }
 
     /// Fills the guest's buffers as long as there are some and something to put there.
@@ -117,28 +126,23 @@ impl Vsock {
             if self.switch.resets.is_empty() && next.is_none() {
                 return Ok(());
             }
-            let mut popped = queue.pop(memory, &mut self.buffers)?;
-            if popped.is_none() && queue.listen(memory)? {
-                popped = queue.pop(memory, &mut self.buffers)?;
+            let Some(wanted) = next.map_or(Some(0), |key| self.switch.look(key)) else { continue };
+            let wanted = wanted.min(DATA_BYTES);
+            if !self.batch.collect(queue, memory, &mut self.buffers, wanted)? {
+                return Ok(());
             }
-            let Some(head) = popped else { return Ok(()) };
-            let room = total(self.buffers.writable());
-            if room <= HEADER_BYTES as u64 {
-                // Too small for any data.
-                queue.push(memory, head, 0)?;
-                continue;
-            }
-            let room = (room - HEADER_BYTES as u64).min(DATA_BYTES as u64) as usize;
-            let header = match next {
+            let word = match next {
                 None => self.switch.resets.pop_front(),
-                Some(key) => self.switch.packet(key, &mut self.data[..room]),
+                Some(key) => self.switch.word(key),
             };
-            let Some(header) = header else {
-                queue.unpop();
-                continue;
+            let header = match (word, next) {
+                (None, Some(key)) => {
+                    // SAFETY: the room is guest memory, which is borrowed.
+                    unsafe { self.switch.data(key, self.batch.room()) }
+                }
+                (word, _) => word,
             };
-            header.put(self.buffers.writable(), &self.data[..header.length as usize]);
-            queue.push(memory, head, HEADER_BYTES as u32 + header.length)?;
+            self.batch.put(queue, memory, &self.buffers, header)?;
         }
         self.switch.wake();
         Ok(())

@@ -116,7 +116,10 @@ impl Switch {
                 }
                 key => {
                     let Some(connection) = self.connections.get_mut(&key) else { continue };
-                    connection.readable |= event.event_set() != EventSet::OUT;
+                    let events = event.event_set();
+                    connection.readable |= events != EventSet::OUT;
+                    let ends = EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR;
+                    connection.hung_up |= events.intersects(ends);
                     if connection.state == State::Greeting {
                         self.greet(key);
                     } else if connection.flush() == Fate::Resets {
@@ -215,7 +218,11 @@ impl Switch {
     }
 
     /// Takes a packet of the guest's, whose data is `data`.
-    pub(super) fn take(&mut self, header: &Header, data: &[u8]) {
+    ///
+    /// # Safety
+    ///
+    /// The data must be valid for reading.
+    pub(super) unsafe fn take(&mut self, header: &Header, data: &mut [libc::iovec]) {
         let key = key(header.target_port, header.source_port);
         match header.op {
             op::RST => {
@@ -225,7 +232,8 @@ impl Switch {
             _ => match self.connections.get_mut(&key) {
                 None => self.resets.extend(header.reset()),
                 Some(connection) => {
-                    if connection.take(header, data) == Fate::Resets {
+                    // SAFETY: the caller's.
+                    if unsafe { connection.take(header, data) } == Fate::Resets {
                         self.end(key);
                     }
                 }
@@ -266,11 +274,27 @@ impl Switch {
         found
     }
 
-    /// The next packet of one connection, see [`Connection::packet`].
-    pub(super) fn packet(&mut self, key: u64, data: &mut [u8]) -> Option<Header> {
+    /// The next packet without data of one connection, see [`Connection::word`].
+    pub(super) fn word(&mut self, key: u64) -> Option<Header> {
+        let guest_cid = self.guest_cid();
+        self.connections.get_mut(&key)?.word(guest_cid)
+    }
+
+    /// How much data a connection may have for the guest, see [`Connection::look`].
+    pub(super) fn look(&mut self, key: u64) -> Option<usize> {
+        self.connections.get_mut(&key).and_then(Connection::look)
+    }
+
+    /// The next data of one connection, see [`Connection::data`].
+    ///
+    /// # Safety
+    ///
+    /// The room must be valid for writing.
+    pub(super) unsafe fn data(&mut self, key: u64, room: &[libc::iovec]) -> Option<Header> {
         let guest_cid = self.guest_cid();
         let connection = self.connections.get_mut(&key)?;
-        match connection.packet(guest_cid, data) {
+        // SAFETY: the caller's.
+        match unsafe { connection.data(guest_cid, room) } {
             Ok(header) => header,
             Err(_) => {
                 self.end(key);
