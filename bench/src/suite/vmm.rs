@@ -2,7 +2,7 @@
 //! the same kernel and initramfs.
 
 use super::{Limits, Suite, Target};
-use crate::recipe::{Recipe, WEIGH_MS};
+use crate::recipe::{ROUNDTRIP_VSOCK, Recipe, STREAM_VSOCK, WEIGH_MS};
 
 const MS: f64 = 1e6;
 /// Megabytes and not mebibytes: the limits of memory are given in these.
@@ -24,12 +24,14 @@ const DIRECT_READS: Recipe = Recipe {
     ..Recipe::plain("file")
 };
 
+const VHOST: &str = "QEMU 7.2 microvm with the host kernel's own device is what is to be beaten";
+
 const START_NS: &str = "launch_to_init_ns";
 
 /// The suite.
 pub(super) const SUITE: Suite = Suite {
     name: "vmm",
-    about: "the microVM: start-up, restore, memory and block I/O, beside QEMU's microvm machine",
+    about: "the microVM: start-up, restore, memory, block I/O and sockets, beside QEMU's microvm machine",
     targets: &[
         Target {
             name: "start-same-kernel",
@@ -110,6 +112,36 @@ pub(super) const SUITE: Suite = Suite {
             reference: QEMU,
             limits: Limits::ratio(1.0, 0.6),
             source: "QEMU 7.2 microvm is the fastest measured: Firecracker 1.16 takes 2.2 times as long, in the lab",
+        },
+        Target {
+            name: "vsock-send",
+            what: "bulk data to the host by virtual socket; QEMU's by vhost-vsock",
+            backend: "microvm",
+            recipe: &STREAM_VSOCK,
+            metric: "send_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "vsock-receive",
+            what: "bulk data from the host by virtual socket; QEMU's by vhost-vsock",
+            backend: "microvm",
+            recipe: &STREAM_VSOCK,
+            metric: "receive_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "vsock-roundtrip",
+            what: "a message of 64 bytes to the host and back by virtual socket; QEMU's by vhost-vsock",
+            backend: "microvm",
+            recipe: &ROUNDTRIP_VSOCK,
+            metric: "roundtrip_ns",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
         },
     ],
 };
