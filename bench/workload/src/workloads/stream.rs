@@ -158,7 +158,6 @@ impl Prepared for Transfer {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::workloads::test_support::{run_with_peer, samples};
 
     #[test]
