@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 
@@ -14,7 +15,7 @@ pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// musl.
 const MADV_COLLAPSE: i32 = 25;
 /// See [`GUEST_RAM_NAME`](crate::GUEST_RAM_NAME).
-const NAME: &std::ffi::CStr = c"tare-guest-ram";
+pub(crate) const NAME: &std::ffi::CStr = c"tare-guest-ram";
 
 /// A private mapping whose start is aligned to a large page.
 #[derive(Debug)]
@@ -63,17 +64,43 @@ impl Mapping {
     pub(crate) fn of_file(file: &File, length: usize) -> io::Result<Mapping> {
         let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
         mapping.trim(length);
-        mapping.replace(file, Mapping::PROTECTION, libc::MAP_PRIVATE | libc::MAP_NORESERVE)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        mapping.replace(file, 0..length, Mapping::PROTECTION, flags)?;
         mapping.advise(None);
         Ok(mapping)
     }
 
-    /// Puts the start of a file in the place of all of a mapping that nobody has seen yet.
-    fn replace(&self, file: &File, protection: i32, flags: i32) -> io::Result<()> {
-        let start = self.start.as_ptr().cast();
+    /// Puts a range of `file` in the place of the same range of a mapping that nobody has seen yet,
+    /// to be shared with whoever else has that file.
+    pub(crate) fn share(&self, file: &File, range: Range<usize>) -> io::Result<()> {
+        let range = range.start..range.end.min(self.length);
+        self.replace(file, range.clone(), Mapping::PROTECTION, libc::MAP_SHARED)?;
+        // SAFETY: `replace` has found the range within the mapping; the advice changes no contents.
+        unsafe {
+            let start = self.start.as_ptr().add(range.start);
+            libc::madvise(start.cast(), range.len(), libc::MADV_DONTDUMP);
+        }
+        Ok(())
+    }
+
+    /// Puts a range of a file in the place of that of a mapping that nobody has seen yet.
+    fn replace(
+        &self,
+        file: &File,
+        range: Range<usize>,
+        protection: i32,
+        flags: i32,
+    ) -> io::Result<()> {
+        if range.end > self.length || range.start >= range.end {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let flags = flags | libc::MAP_FIXED;
-        // SAFETY: replaces a mapping that is ours, and nothing refers into it.
-        let at = unsafe { libc::mmap(start, self.length, protection, flags, file.as_raw_fd(), 0) };
+        // SAFETY: replaces a part of a mapping that is ours, and nothing refers into it.
+        let at = unsafe {
+            let start = self.start.as_ptr().add(range.start).cast();
+            let offset = range.start as libc::off_t;
+            libc::mmap(start, range.len(), protection, flags, file.as_raw_fd(), offset)
+        };
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -173,7 +200,7 @@ impl View {
         let length = bytes.next_multiple_of(HUGE_PAGE_BYTES);
         let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
         mapping.trim(length);
-        mapping.replace(file, libc::PROT_READ, libc::MAP_SHARED)?;
+        mapping.replace(file, 0..length, libc::PROT_READ, libc::MAP_SHARED)?;
         Ok(View { mapping })
     }
 

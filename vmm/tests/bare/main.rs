@@ -2,6 +2,7 @@
 //! hand-assembled instructions.
 
 mod difference;
+mod filled;
 mod guest;
 mod pause;
 mod snapshot;

@@ -181,6 +181,7 @@ impl Kept {
             name: MicroVm::Snapshot.name(),
             kernel: self.record.kernel.display().to_string(),
             prepared,
+            captures: None,
             origin: Origin::Kept { snapshot, message: job.to_words().join(" ").into_bytes() },
             jail: jail_here(kit)?,
             disks,
