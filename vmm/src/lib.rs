@@ -72,6 +72,7 @@ mod clock;
 mod config;
 mod confine;
 mod controllers;
+mod copy;
 mod cpu;
 mod devices;
 mod error;

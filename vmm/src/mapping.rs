@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 
 use crate::Pages;
+use crate::copy::copy;
 
 /// A large page of x86-64.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -44,15 +45,7 @@ impl Mapping {
             mapping.advise(None);
             return Ok(mapping);
         }
-        let mut mapping = Mapping::map(length)?;
-        // Linux 6.7 and later align large mappings by themselves; on others map once more with
-        // slack and give back what is not aligned. A large page of the host must be one of the
-        // guest too, or KVM maps it in small ones.
-        if !(mapping.start.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES) {
-            drop(mapping);
-            mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
-            mapping.trim(length);
-        }
+        let mapping = Mapping::aligned(length)?;
         mapping.advise(Some(match pages {
             Pages::Small => libc::MADV_NOHUGEPAGE,
             _ => libc::MADV_HUGEPAGE,
@@ -62,8 +55,7 @@ impl Mapping {
 
     /// Maps `length` bytes of `file` copy-on-write, to be guest RAM.
     pub(crate) fn of_file(file: &File, length: usize) -> io::Result<Mapping> {
-        let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
-        mapping.trim(length);
+        let mapping = Mapping::aligned(length)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
         mapping.replace(file, 0..length, Mapping::PROTECTION, flags)?;
         mapping.advise(None);
@@ -113,6 +105,20 @@ impl Mapping {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Maps `length` bytes of zeros from a large page's boundary on: a large page of the host must be
+    /// one of the guest too, or KVM maps it in small ones.
+    fn aligned(length: usize) -> io::Result<Mapping> {
+        let mut mapping = Mapping::map(length)?;
+        // Linux 6.7 and later align large mappings by themselves; on others map once more with
+        // slack and give back what is not aligned.
+        if !(mapping.start.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES) {
+            drop(mapping);
+            mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
+            mapping.trim(length);
+        }
+        Ok(mapping)
+    }
+
     fn map(length: usize) -> io::Result<Mapping> {
         Mapping::map_with(length, Mapping::FLAGS)
     }
@@ -147,6 +153,17 @@ impl Mapping {
             self.start = NonNull::new_unchecked(start.add(head));
         }
         self.length = length;
+    }
+
+    /// Copies `bytes` to `offset`; false if that is not all in it.
+    pub(crate) fn fill(&self, offset: usize, bytes: &[u8]) -> bool {
+        let end = offset.checked_add(bytes.len());
+        let fits = end.is_some_and(|end| end <= self.length);
+        if fits {
+            // SAFETY: within the mapping, to whose bytes nobody has a reference.
+            unsafe { copy(bytes, self.start.as_ptr().add(offset)) };
+        }
+        fits
     }
 
     /// The first byte.
@@ -198,8 +215,7 @@ impl View {
     /// Maps the first `bytes` of `file`, rounded up to large pages.
     pub(crate) fn new(file: &File, bytes: usize) -> io::Result<View> {
         let length = bytes.next_multiple_of(HUGE_PAGE_BYTES);
-        let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
-        mapping.trim(length);
+        let mapping = Mapping::aligned(length)?;
         mapping.replace(file, 0..length, libc::PROT_READ, libc::MAP_SHARED)?;
         Ok(View { mapping })
     }

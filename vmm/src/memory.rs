@@ -7,7 +7,7 @@ use std::ops::Range;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::boot::{Image, Piece};
 use crate::filled::Run;
@@ -286,8 +286,10 @@ impl GuestRam {
     }
 
     /// Copies `bytes` to guest-physical `address`; an error if that is not all RAM.
+    #[cfg(test)]
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
-        self.memory.write_slice(bytes, GuestAddress(address)).map_err(io::Error::other)
+        vm_memory::Bytes::write_slice(&self.memory, bytes, GuestAddress(address))
+            .map_err(io::Error::other)
     }
 
     /// Puts the pieces of an image at their places.
@@ -296,7 +298,10 @@ impl GuestRam {
         let short = || MemoryError::Fill(io::ErrorKind::UnexpectedEof.into());
         for Piece { address, offset, bytes } in image.pieces() {
             let found = offset.checked_add(*bytes).and_then(|end| view.bytes().get(*offset..end));
-            self.write(*address, found.ok_or_else(short)?).map_err(MemoryError::Fill)?;
+            // An image lies below the hole, where an address is an offset too.
+            if !self.mapping.fill(*address as usize, found.ok_or_else(short)?) {
+                return Err(short());
+            }
         }
         Ok(())
     }
