@@ -137,7 +137,9 @@ impl GuestKernel {
             self.elf = elf;
         }
         let image = fs::read(&self.elf).map_err(file_error(&self.elf))?;
-        self.acpi = !tare_kernels::takes_device_words(&image);
+        // Our own all read the MP table; `bare` takes no devices, and has no ACPI either.
+        let is_ours = Variant::of_entry(&self.name).is_some();
+        self.acpi = !is_ours && !tare_kernels::takes_device_words(&image);
         // By ACPI, and with several processors, interrupts come through the I/O APIC.
         if self.acpi || vcpus > 1 {
             let words = self.command_line.split(' ').filter(|word| *word != "noapic");
@@ -200,6 +202,7 @@ mod tests {
         let kernel = Choice::File(path.clone()).find().unwrap();
         assert_eq!(kernel.name, "full-6.12.117-0123456789ab");
         assert_eq!(kernel.command_line, tare_kernels::command_line(&FULL));
+        assert!(!kernel.clone().prepare(directory.path(), 1).unwrap().acpi);
         assert_eq!(brought(directory.path(), &FULL), Some(path));
         assert_eq!(brought(directory.path(), &BARE), None);
     }

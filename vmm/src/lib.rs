@@ -10,7 +10,8 @@
 //!
 //! - **The calling thread is the boot vCPU.** Only further vCPUs have threads of their own. Devices
 //!   are served by the vCPU's thread, at the exit that asks for it; only a device to which the host
-//!   may speak first brings a device thread.
+//!   may speak first, or one with requests in flight ([`BlockEngine::IoUring`]), brings a device
+//!   thread. A guest reads a device's registers without an exit.
 //! - **Nothing polls, sleeps or logs.** An idle guest sleeps in `KVM_RUN`. What happens is told to
 //!   an [`Observer`], stamped by `CLOCK_MONOTONIC`.
 //! - **Nothing outside is trusted**: neither kernel image, initramfs and command line nor guest

@@ -35,9 +35,8 @@
 //! | jail | 178 | 55 | as above; and no bounding set to empty |
 //! | seccomp filter | 423 | 178 | words instead of a tree, made beforehand |
 //!
-//! A restore has the first and last of these in common; its state is read without a list that
-//! grows, and the disk is not asked for pages of the working set (73 written, 282 read) that are in
-//! memory. With a cgroup, which `tare` makes before the launch (120 µs where a launch makes it), in
+//! A restore has the first and last of these in common, and does not ask the disk any more for pages
+//! of the working set (73 written, 282 read) that are in memory. With a cgroup, which `tare` makes before the launch (120 µs where a launch makes it), in
 //! ms:
 //!
 //! | what | enter before | now | init before | now |

@@ -26,6 +26,7 @@ pub use judge::{rejudge, unit_of};
 
 use tare_kernels::Variant;
 
+use crate::backend::Availability;
 use crate::harness::{Act, CellPlan};
 use crate::recipe::{Error, Recipe, Setting};
 use crate::results::Yardstick;
@@ -137,6 +138,11 @@ impl Suite {
         let mut cells: Vec<CellPlan> = Vec::new();
         for (backend, recipe) in wanted {
             let cell = recipe.cell(backend, setting)?;
+            // The baseline is for comparison where it can do the same.
+            let suits = || cell.backend.suits(&cell.assignment) == Availability::Ready;
+            if backend == BASELINE && !suits() {
+                continue;
+            }
             if !cells.iter().any(|other| is_same(other, &cell)) {
                 cells.push(cell);
             }

@@ -1,11 +1,11 @@
 //! The suite `vmm`: what our microVM costs, in time and memory, beside QEMU's microvm machine on
 //! the same kernel and initramfs.
 
-use tare_kernels::{BARE, PRACTICAL};
+use tare_kernels::{BARE, FULL, PRACTICAL};
 
 use super::{Limits, Suite, Target};
 use crate::harness::Act;
-use crate::recipe::{Recipe, WEIGH_MS};
+use crate::recipe::{ROUNDTRIP_NET, ROUNDTRIP_VSOCK, Recipe, STREAM_NET, STREAM_VSOCK, WEIGH_MS};
 
 const MS: f64 = 1e6;
 const MIB: f64 = 1_048_576.0;
@@ -45,12 +45,18 @@ const DEEP_READS: Recipe = Recipe {
     ..DIRECT_READS
 };
 
+/// Over a network, with a kernel that has one.
+const NET_STREAM: Recipe = Recipe { kernel: Some(&FULL), ..STREAM_NET };
+const NET_ROUNDTRIP: Recipe = Recipe { kernel: Some(&FULL), ..ROUNDTRIP_NET };
+
+const VHOST: &str = "QEMU 7.2 microvm with the host kernel's own device is what is to be beaten";
+
 const START_NS: &str = "launch_to_init_ns";
 
 /// The suite.
 pub(super) const SUITE: Suite = Suite {
     name: "vmm",
-    about: "the microVM: start-up, restore, memory and block I/O, beside QEMU's microvm machine",
+    about: "the microVM: start-up, restore, memory, block I/O and sockets, beside QEMU's microvm machine",
     targets: &[
         Target {
             name: "start-same-kernel",
@@ -171,6 +177,66 @@ pub(super) const SUITE: Suite = Suite {
             reference: QEMU,
             limits: Limits::ratio(1.0, 0.6),
             source: "one synchronous thread is where Firecracker falls far behind at depth (NSDI'20)",
+        },
+        Target {
+            name: "vsock-send",
+            what: "bulk data to the host by virtual socket; QEMU's by vhost-vsock",
+            backend: "microvm",
+            recipe: &STREAM_VSOCK,
+            metric: "send_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "vsock-receive",
+            what: "bulk data from the host by virtual socket; QEMU's by vhost-vsock",
+            backend: "microvm",
+            recipe: &STREAM_VSOCK,
+            metric: "receive_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "vsock-roundtrip",
+            what: "a message of 64 bytes to the host and back by virtual socket; QEMU's by vhost-vsock",
+            backend: "microvm",
+            recipe: &ROUNDTRIP_VSOCK,
+            metric: "roundtrip_ns",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "net-send",
+            what: "bulk data to the host over TCP; QEMU's by vhost-net",
+            backend: "microvm",
+            recipe: &NET_STREAM,
+            metric: "send_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "net-receive",
+            what: "bulk data from the host over TCP; QEMU's by vhost-net",
+            backend: "microvm",
+            recipe: &NET_STREAM,
+            metric: "receive_bytes_per_s",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
+        },
+        Target {
+            name: "net-roundtrip",
+            what: "a message of 64 bytes to the host and back over TCP; QEMU's by vhost-net",
+            backend: "microvm",
+            recipe: &NET_ROUNDTRIP,
+            metric: "roundtrip_ns",
+            reference: QEMU,
+            limits: Limits::ratio(1.0, 1.0),
+            source: VHOST,
         },
     ],
 };

@@ -45,19 +45,13 @@ fn test_streams_and_round_trips_arrive_and_beat_qemu_s() {
     let _guard = alone();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
-    command.args(["--", "compare", "--on", "process,microvm,qemu", "--kernel", "full"]);
+    command.args(["--", "compare", "--on", "microvm,qemu", "--kernel", "full"]);
     command.args(["--workload", "stream,roundtrip", "--replicates", "1", "--warmups", "0"]);
     let shown = output(&mut command);
     assert!(shown.status.success(), "{}", text(&shown));
     let results = load_only(&directory.path().join("results"));
     for cell in &results.cells {
-        let by_vsock = cell.variant["transport"] == "vsock";
-        match &cell.status {
-            Status::Unsupported { why, .. } => {
-                assert!(cell.backend == "process" && by_vsock, "{}: {why}", cell.title());
-            }
-            status => assert_eq!(*status, Status::Ok, "{}", cell.title()),
-        }
+        assert_eq!(cell.status, Status::Ok, "{}", cell.title());
         assert!(cell.failures.is_empty(), "{}: {:?}", cell.title(), cell.failures);
     }
     let median = |backend: &str, transport: &str, metric: &str| {
@@ -93,16 +87,17 @@ impl Observer for Serial {
 
 /// Does what it reads on the console, line by line, and answers there.
 const SCRIPT: &str = "\
-stty -F /dev/hvc0 raw -echo
 exec 3</dev/hvc0 4>/dev/hvc0
-mkdir -p /tmp/t; mount -t tmpfs t /tmp/t
+stty raw -echo <&3
+mkdir -p /tmp/t
+mount -t tmpfs t /tmp/t
 echo ready >&4
 while read -r word <&3; do
   case $word in
     rng) cat /sys/class/misc/hw_random/rng_current >&4; head -c 512 /dev/hwrng | md5sum >&4;;
-    size) stty -F /dev/hvc0 size >&4;;
+    size) stty size <&3 >&4;;
     free) sed -n 's/^MemFree: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo >&4;;
-    fill) dd if=/dev/zero of=/tmp/t/f bs=1M count=40 2>&1 | tail -n 1 >&4;;
+    fill) echo $(head -c 41943040 /dev/zero 2>&1 >/tmp/t/f) full >&4;;
     empty) rm /tmp/t/f; echo empty >&4;;
     end) break;;
     *) echo \"what is $word\" >&4;;
@@ -233,7 +228,8 @@ fn inside_the_lab_devices_work() {
 }
 
 fn entropy_comes(guest: &mut Guest) {
-    assert!(guest.ask("rng").starts_with("virtio_rng"));
+    let source = guest.ask("rng");
+    assert!(source.starts_with("virtio_rng"), "{source}");
     let first = guest.hear();
     guest.ask("rng");
     let second = guest.hear();
@@ -250,7 +246,7 @@ fn console_has_a_size(guest: &mut Guest) {
 
 fn balloon_goes_up_and_down(guest: &mut Guest) {
     // Memory that the guest has had and has no use for stays with it.
-    assert!(guest.ask("fill").contains("copied"));
+    assert_eq!(guest.ask("fill"), "full");
     assert_eq!(guest.ask("empty"), "empty");
     let (free, resident) = (guest.free_bytes(), guest.resident_bytes());
     assert!(resident > 40 * MIB, "{resident}");
@@ -258,14 +254,15 @@ fn balloon_goes_up_and_down(guest: &mut Guest) {
     let state = guest.balloon.wait(LIMIT, |state| state.actual_bytes == 64 * MIB);
     assert_eq!(state.expect("it follows").inflated_bytes, 64 * MIB);
     let (less_free, less_resident) = (guest.free_bytes(), guest.resident_bytes());
-    assert!(free - less_free > 60 * MIB, "{free} {less_free}");
+    // Caches give way as well.
+    assert!(free - less_free > 40 * MIB, "{free} {less_free}");
     assert!(resident - less_resident > 20 * MIB, "{resident} {less_resident}");
     guest.balloon.set_target(0);
     guest.balloon.wait(LIMIT, |state| state.actual_bytes == 0).expect("it follows");
     let again_free = guest.free_bytes();
-    assert!(again_free - less_free > 60 * MIB, "{less_free} {again_free}");
+    assert!(again_free - less_free > 40 * MIB, "{less_free} {again_free}");
     // What was given up can be used again.
-    assert!(guest.ask("fill").contains("copied"));
+    assert_eq!(guest.ask("fill"), "full");
     assert_eq!(guest.ask("empty"), "empty");
     println!("balloon: free {free} {less_free} {again_free}, resident {resident} {less_resident}");
 }
@@ -283,7 +280,7 @@ fn statistics_come_when_asked_for(guest: &mut Guest) {
 }
 
 fn free_pages_come_back(guest: &mut Guest) {
-    assert!(guest.ask("fill").contains("copied"));
+    assert_eq!(guest.ask("fill"), "full");
     let full = guest.resident_bytes();
     assert!(full > 40 * MIB, "{full}");
     let before = guest.balloon.state().reported_bytes;

@@ -286,7 +286,7 @@ fn test_first_process_forwards_signals_that_it_would_ignore() {
 #[test]
 fn test_network_identity_is_taken_on_before_the_command_runs() {
     // Onto a tap in a network namespace of its own: /dev/net/tun and a privilege are needed.
-    let tap = "busybox tunctl -b -t eth0 >/dev/null";
+    let tap = "busybox tunctl -t eth0 >/dev/null";
     let unshared = |script: &str| {
         let words = ["unshare", "-n", "busybox", "sh", "-c", script, "sh"];
         words.map(str::to_string).to_vec()

@@ -5,6 +5,21 @@
 //! the vCPU's thread that asked for it, so that at depth 1 no thread has to wake.
 //!
 //! Both engines give up space and write zeroes on the calling thread: file systems do that rarely.
+//!
+//! In the lab's virtual time (`tare compare --host lab --on microvm,qemu --workload file`, O_DIRECT
+//! in guest and host over ext4 on a RAM disk; QEMU 7.2 microvm with aio=io_uring):
+//!
+//! | what | synchronous | io_uring | QEMU |
+//! |---|---|---|---|
+//! | random read of 4 KiB, one at a time | 43.7 µs | 44.5 µs | 125 µs |
+//! | random read of 4 KiB, 32 at once, each | 18.0 µs | 20.0 µs | 44.1 µs |
+//! | sequential read by 128 KiB | 894 MB/s | 891 MB/s | 534 MB/s |
+//! | launch → first `KVM_RUN`, in ms | 4.54 | 5.67 | |
+//!
+//! That disk answers at once, so the ring can only cost: hence the synchronous engine is the
+//! default. Before registers were read without an exit (see the transport), the first figure was
+//! 48.8 µs. What it costs a guest's start that discarding and writing zeroes are offered was 0.03 ms
+//! before and cannot be seen now.
 
 mod request;
 mod ring;

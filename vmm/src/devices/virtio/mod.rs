@@ -59,7 +59,7 @@ pub(crate) trait Device: fmt::Debug + Send {
     fn features(&self) -> u64;
 
     /// The driver has chosen among what is offered, or the device has been reset (0): then it
-    /// forgets every chain that it has not given back.
+    /// forgets every chain that it has not given back, and touches their memory no more.
     fn negotiated(&mut self, features: u64);
 
     /// Its configuration space.

@@ -1,4 +1,5 @@
-//! The MMIO transport, register by register (section 4.2.2).
+//! The MMIO transport, register by register (section 4.2.2). Where KVM can, the guest reads the
+//! registers without an exit: see `page`.
 
 mod page;
 mod saved;
