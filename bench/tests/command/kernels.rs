@@ -66,24 +66,6 @@ fn test_debian_cloud_kernel_has_its_modules_disk_and_vsock() {
 }
 
 #[test]
-fn test_several_vcpus_come_up_and_are_counted() {
-    if !may_run("test_several_vcpus_come_up", "QEMU", has_lab()) {
-        return;
-    }
-    let _guard = alone();
-    let directory = tempfile::tempdir().unwrap();
-    // Two emulated processors: vCPUs that wait for each other waste fewer time slices.
-    let mut command = lab("functional", directory.path());
-    command.args(["--kernel", "full"]);
-    let machines = [("two", "--vcpus 2"), ("eight", "--vcpus 8")];
-    let said = ask(&mut command, "", &machines);
-    for (said, vcpus) in said.iter().zip([2, 8]) {
-        let counts = (value(said, "cpus"), value(said, "nproc"), value(said, "root"));
-        assert_eq!(counts, (vcpus, vcpus, 1), "{said}");
-    }
-}
-
-#[test]
 fn test_every_machine_boots_the_kernel_that_tare_builds() {
     if !may_run("test_every_machine_boots", "QEMU", has_lab()) {
         return;
