@@ -186,7 +186,6 @@ impl Kit {
         kernels
     }
 
-    /// The initramfs of microVMs: the agent as `/init` and nothing else.
     /// The machine that a microVM is.
     pub fn machine(&self) -> GuestMachine {
         self.choice.machine
