@@ -15,9 +15,16 @@ fn compare(out: &Path, more: &[&str]) -> Command {
     command
 }
 
+/// The tenth percentile: what a start takes while nobody else wants the processor. Twice the floor is
+/// usual; other work on the machine may disturb either.
+fn quick(mut samples_ns: Vec<u64>) -> u64 {
+    samples_ns.sort_unstable();
+    samples_ns[samples_ns.len() / 10]
+}
+
 #[test]
-fn test_container_starts_in_three_milliseconds_and_all_edges_are_there() {
-    if !may_run("test_container_starts_in_three_milliseconds", "root", is_root()) {
+fn test_boxes_start_near_their_floor_and_all_edges_are_there() {
+    if !may_run("test_boxes_start_near_their_floor", "root", is_root()) {
         return;
     }
     let _guard = alone();
@@ -28,7 +35,7 @@ fn test_container_starts_in_three_milliseconds_and_all_edges_are_there() {
     ));
     assert!(shown.status.success(), "{}", text(&shown));
     let results = load_only(directory.path());
-    for backend in ["process", "container"] {
+    for (backend, floor) in [("process", "vfork_exec"), ("container", "clone3_namespaces")] {
         let cell = results
             .cells
             .iter()
@@ -50,10 +57,14 @@ fn test_container_starts_in_three_milliseconds_and_all_edges_are_there() {
                 "{sample:?}"
             );
         }
-        let mut exits: Vec<u64> =
+        let exits: Vec<u64> =
             cell.samples.iter().map(|sample| sample.edges_ns[&Edge::Exit]).collect();
-        exits.sort_unstable();
-        assert!(exits[50] <= 3_000_000, "{backend}: launch→exit has a median of {} ns", exits[50]);
+        let floor = results.floors.iter().find(|other| other.name == floor).unwrap();
+        let (own_ns, floor_ns) = (quick(exits), quick(floor.samples_ns.clone()));
+        assert!(
+            own_ns <= 5 * floor_ns,
+            "{backend}: launch→exit takes {own_ns} ns, its floor {floor_ns} ns"
+        );
     }
     let html = fs::read_dir(directory.path()).unwrap().any(|entry| {
         entry.unwrap().path().extension().is_some_and(|extension| extension == "html")
