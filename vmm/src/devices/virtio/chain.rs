@@ -3,11 +3,13 @@
 
 use std::ptr;
 
-use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, VolatileMemory, VolatileSlice};
 
 use super::Broken;
+
+/// One descriptor of a table (section 2.7.5).
+pub(super) const DESCRIPTOR_BYTES: usize = size_of::<Descriptor>();
 
 /// The buffers of one chain: first those that the device reads, then those that it writes.
 ///
@@ -37,47 +39,60 @@ impl Buffers {
         self.readable = 0;
     }
 
-    /// Adds the buffers of `chain`. Empty ones are left out.
+    /// Adds the buffers of the chain that begins at `head` of `table`. Empty ones are left out.
     ///
     /// An indirect table is followed although the feature is not offered: the driver breaks a rule
     /// that protects it, not us.
     pub(super) fn add(
         &mut self,
         memory: &GuestMemoryMmap,
-        chain: DescriptorChain<&GuestMemoryMmap>,
+        table: VolatileSlice<'_>,
+        head: u16,
     ) -> Result<(), Broken> {
+        let (mut table, mut indirect) = (table, false);
+        let mut index = usize::from(head);
+        let mut room = u32::MAX;
         let mut count = 0;
-        let mut last: Option<Descriptor> = None;
-        for descriptor in chain {
-            count += 1;
-            if count > self.limit {
-                return Err(Broken::Endless);
-            }
-            last = Some(descriptor);
+        loop {
+            // Read once: the driver may write to it meanwhile.
+            let descriptor = table.get_ref::<Descriptor>(index * DESCRIPTOR_BYTES);
+            let descriptor = descriptor.map_err(|_| Broken::Cut)?.load();
             let length = descriptor.len() as usize;
-            if !descriptor.is_write_only() && self.readable != self.list.len() {
-                return Err(Broken::Order);
-            }
-            if length == 0 {
+            if descriptor.refers_to_indirect_table() {
+                if indirect || !length.is_multiple_of(DESCRIPTOR_BYTES) {
+                    return Err(Broken::Cut);
+                }
+                table = memory.get_slice(descriptor.addr(), length).map_err(|_| Broken::Cut)?;
+                (index, indirect) = (0, true);
                 continue;
             }
-            // A buffer may not cross the PCI hole: what is one range for the guest is two.
-            let slice = memory.get_slice(descriptor.addr(), length).map_err(|_| Broken::Buffer)?;
-            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
-            self.list.push(libc::iovec { iov_base, iov_len: length });
-            if !descriptor.is_write_only() {
-                self.readable += 1;
+            // No chain has more (section 2.7.5.2).
+            room = room.checked_sub(descriptor.len()).ok_or(Broken::Cut)?;
+            let readable = !descriptor.is_write_only();
+            if readable && self.readable != self.list.len() {
+                return Err(Broken::Order);
             }
-        }
-        match last {
-            // The iterator just ends at a broken link, so its last word tells.
-            Some(descriptor) if descriptor.has_next() && count == self.limit => {
-                Err(Broken::Endless)
+            if length != 0 {
+                // A buffer may not cross the PCI hole: what is one range for the guest is two.
+                let slice = memory.get_slice(descriptor.addr(), length);
+                let iov_base = slice.map_err(|_| Broken::Buffer)?.ptr_guard_mut().as_ptr().cast();
+                self.list.push(libc::iovec { iov_base, iov_len: length });
+                self.readable += usize::from(readable);
             }
-            Some(descriptor) if descriptor.has_next() => Err(Broken::Cut),
-            Some(_) => Ok(()),
-            None => Err(Broken::Cut),
+            if !descriptor.has_next() {
+                return Ok(());
+            }
+            count += 1;
+            if count >= self.limit.min(table.len() / DESCRIPTOR_BYTES) {
+                return Err(Broken::Endless);
+            }
+            index = descriptor.next().into();
         }
+    }
+
+    /// Drops the first `count` writable buffers.
+    pub(super) fn drop_writable(&mut self, count: usize) {
+        self.list.drain(self.readable..self.readable + count);
     }
 
     /// Copies the first `N` readable bytes out, wherever the driver has put them (section 2.7.4:

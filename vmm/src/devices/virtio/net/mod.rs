@@ -11,9 +11,11 @@
 //! only while the guest has buffers.
 //!
 //! With mergeable buffers a packet may need several, and how long it is only reading tells. So it
-//! is read into as many as the last one took, with memory of ours behind them. If that is touched,
-//! the whole packet is kept there until the guest has room; else nothing was copied.
+//! is read into as many as the longest one needs: see `room`. Where the guest has too few, memory
+//! of ours is behind them. If that is touched, the whole packet is kept there until the guest has
+//! room; else nothing was copied.
 
+mod room;
 mod tap;
 
 use std::io;
@@ -27,6 +29,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::chain::{Buffers, gather, scatter, total};
 use super::{Broken, Device, Queues, Virtqueue};
 use crate::NetConfig;
+use room::Room;
 use tap::Tap;
 pub use tap::{NetError, open_tap};
 
@@ -74,15 +77,15 @@ pub(crate) struct Net {
     epoll: Epoll,
     /// Wakes the device thread for packets that are left to it.
     again: EventFd,
+    /// It has been woken, and has not come yet.
+    woken: bool,
     heard: bool,
     /// The tap has failed: the cable is out.
     gone: bool,
     mergeable: bool,
+    /// The packet that is sent.
     buffers: Buffers,
-    /// The chains in `buffers`: head and room of each.
-    chains: Vec<(u16, usize)>,
-    /// How many of them the next packet probably takes.
-    likely: usize,
+    room: Room,
     /// A packet that found too little room, and its length.
     spare: Box<[u8]>,
     kept: Option<usize>,
@@ -126,12 +129,12 @@ impl Net {
             tap,
             epoll,
             again,
+            woken: false,
             heard: false,
             gone: false,
             mergeable: false,
             buffers: Buffers::new(QUEUE_SIZE),
-            chains: Vec::with_capacity(QUEUE_SIZE.into()),
-            likely: 1,
+            room: Room::new(),
             spare: vec![0; PACKET_BYTES].into(),
             kept: None,
         };
@@ -163,28 +166,28 @@ impl Net {
     fn receive(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
         let memory = queues.memory;
         let Some(queue) = queues.get(RX) else {
+            self.room.forget();
             self.hear(false);
             return Ok(());
         };
-        let mut room = true;
+        let mut has_room = true;
         for _ in 0..queue.size() {
             let look = match self.kept {
                 Some(_) => Look::NoRoom,
-                // To ask costs less than to take buffers and put them back.
-                None if !self.tap.is_ready() => Look::NoPacket,
                 None => self.read(queue, memory)?,
             };
-            room = match look {
+            has_room = match look {
                 Look::Packet => true,
                 Look::NoPacket => break,
-                Look::NoRoom => self.give_kept(queue, memory)?,
+                // The driver may have made some available before it could know that it is to say
+                // so.
+                Look::NoRoom => self.give_kept(queue, memory)? || queue.listen(memory)?,
             };
-            // The driver may have made some available before it could know that it is to say so.
-            if !room && !queue.listen(memory)? {
+            if !has_room {
                 break;
             }
         }
-        self.hear(room);
+        self.hear(has_room);
         if self.gone && self.config[CONFIG_STATUS..] != [0, 0] {
             self.set_link(false);
             queues.config_changed = true;
@@ -192,66 +195,35 @@ impl Net {
         Ok(())
     }
 
-    /// Takes chains until they have `bytes` of room, at most `limit` of them; returns their room.
-    fn collect(
-        &mut self,
-        queue: &mut Virtqueue,
-        memory: &GuestMemoryMmap,
-        limit: usize,
-        bytes: usize,
-    ) -> Result<usize, Broken> {
-        self.buffers.clear();
-        self.chains.clear();
-        let mut room = 0;
-        while room < bytes && self.chains.len() < limit && self.buffers.writable().len() < PARTS_MAX
-        {
-            let Some(head) = queue.pop_more(memory, &mut self.buffers)? else { break };
-            let sum = total(self.buffers.writable()) as usize;
-            self.chains.push((head, sum - room));
-            room = sum;
-        }
-        match self.chains.first() {
-            Some((_, first)) if *first < HEADER_BYTES => Err(Broken::Frame),
-            _ => Ok(room),
-        }
-    }
-
-    /// Leaves all chains from the one of that number on to be taken again.
-    fn put_back(&mut self, queue: &mut Virtqueue, from: usize) {
-        for _ in self.chains.drain(from..) {
-            queue.unpop();
-        }
-    }
-
     /// Reads one packet.
     fn read(&mut self, queue: &mut Virtqueue, memory: &GuestMemoryMmap) -> Result<Look, Broken> {
-        let room = self.collect(queue, memory, self.likely, PACKET_BYTES)?;
-        if self.chains.is_empty() {
+        let room = self.room.fill(queue, memory, self.mergeable)?;
+        if room == 0 {
             return Ok(Look::NoRoom);
         }
         let spare = self.spare.get_mut(room..).unwrap_or_default();
         let tap = &self.tap;
         // SAFETY: the buffers are guest memory, which is borrowed, and `spare`.
-        let got = self.buffers.with_spare(spare, |buffers| unsafe { tap.receive(buffers) });
+        let got = self.room.buffers().with_spare(spare, |buffers| unsafe { tap.receive(buffers) });
         match got {
-            Ok(length) if length <= room => self.used(queue, memory, length)?,
+            Ok(length) if length <= room => {
+                self.room.give(queue, memory, length)?;
+                Ok(Look::Packet)
+            }
             Ok(length) => {
                 // Whatever the guest has made of its buffers by now is its own affair.
-                gather(self.buffers.writable(), 0, &mut self.spare[..room]);
-                self.put_back(queue, 0);
+                gather(self.room.buffers().writable(), 0, &mut self.spare[..room]);
                 // Without mergeable buffers one had to suffice (section 5.1.6.3.1): it is lost.
                 self.kept = self.mergeable.then_some(length);
-                return Ok(if self.mergeable { Look::NoRoom } else { Look::Packet });
+                Ok(if self.mergeable { Look::NoRoom } else { Look::Packet })
             }
             Err(error) => {
-                self.put_back(queue, 0);
                 let waits =
                     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
                 self.gone |= !waits;
-                return Ok(Look::NoPacket);
+                Ok(Look::NoPacket)
             }
         }
-        Ok(Look::Packet)
     }
 
     /// Gives the packet that is kept, if there is one; false if the guest has too little room.
@@ -261,51 +233,22 @@ impl Net {
         memory: &GuestMemoryMmap,
     ) -> Result<bool, Broken> {
         let Some(length) = self.kept else { return Ok(false) };
-        let room = self.collect(queue, memory, QUEUE_SIZE.into(), length)?;
-        if room >= length {
-            scatter(self.buffers.writable(), 0, &self.spare[..length]);
+        if self.room.fill(queue, memory, self.mergeable)? >= length {
+            scatter(self.room.buffers().writable(), 0, &self.spare[..length]);
             self.kept = None;
-            self.used(queue, memory, length)?;
+            self.room.give(queue, memory, length)?;
             return Ok(true);
         }
         // Where even all buffers are too few, it never fits.
-        if self.buffers.writable().len() >= queue.size().into() {
+        if self.room.buffers().writable().len() >= queue.size().into() {
             self.kept = None;
         }
-        self.put_back(queue, 0);
         Ok(self.kept.is_none())
     }
 
-    /// Gives the chains back that a packet of `length` bytes fills, and puts back the others.
-    fn used(
-        &mut self,
-        queue: &mut Virtqueue,
-        memory: &GuestMemoryMmap,
-        length: usize,
-    ) -> Result<(), Broken> {
-        let mut left = length;
-        let mut count = 0;
-        for (_, room) in &mut self.chains {
-            *room = left.min(*room);
-            left -= *room;
-            count += 1;
-            if left == 0 {
-                break;
-            }
-        }
-        self.put_back(queue, count);
-        self.likely = if self.mergeable { count } else { 1 };
-        // At most QUEUE_SIZE.
-        let number = (count as u16).to_le_bytes();
-        scatter(self.buffers.writable(), HEADER_BUFFERS, &number);
-        for &(head, written) in &self.chains {
-            queue.push(memory, head, written as u32)?;
-        }
-        Ok(())
-    }
-
     /// Has the device thread come.
-    fn wake(&self) {
+    fn wake(&mut self) {
+        self.woken = true;
         // It fails only if 2^64 - 2 are unread: then it is awake.
         let _ = self.again.write(1);
     }
@@ -349,10 +292,11 @@ impl Device for Net {
     fn negotiated(&mut self, features: u64) {
         self.hear(false);
         self.kept = None;
-        self.likely = 1;
+        self.room.forget();
         let has = |feature: u32| features & 1 << feature != 0;
         self.mergeable = has(net::VIRTIO_NET_F_MRG_RXBUF);
         if features == 0 {
+            self.woken = false;
             let _ = self.again.read();
             return;
         }
@@ -375,7 +319,8 @@ impl Device for Net {
     fn notified(&mut self, index: usize, queues: &mut Queues<'_>) -> Result<(), Broken> {
         match index {
             RX => self.receive(queues),
-            TX => self.transmit(queues, SMALL_BYTES),
+            // Else it is the device thread's already.
+            TX if !self.woken => self.transmit(queues, SMALL_BYTES),
             _ => Ok(()),
         }
     }
@@ -392,9 +337,19 @@ impl Device for Net {
     }
 
     fn host_ready(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
-        let _ = self.again.read();
-        self.transmit(queues, u64::MAX)?;
+        if std::mem::take(&mut self.woken) {
+            let _ = self.again.read();
+            self.transmit(queues, u64::MAX)?;
+        }
         self.receive(queues)
+    }
+
+    fn settle(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        match queues.get(RX) {
+            Some(queue) => self.room.put_back(queue),
+            None => self.room.forget(),
+        }
+        Ok(())
     }
 }
 

@@ -140,13 +140,6 @@ impl Tap {
         };
     }
 
-    /// Whether [`receive`](Tap::receive) has something to say.
-    pub(super) fn is_ready(&self) -> bool {
-        let mut entry = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry, and no time to wait.
-        unsafe { libc::poll(&raw mut entry, 1, 0) > 0 }
-    }
-
     /// Receives one packet into `buffers`; what has no room is lost.
     ///
     /// # Errors

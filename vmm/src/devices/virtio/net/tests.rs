@@ -179,6 +179,7 @@ fn test_receive_gives_packets_in_order_and_counts_buffers() {
 fn test_receive_without_buffers_does_not_wake_until_there_are_some() {
     let mut bench = Bench::new(0);
     bench.send(&packet(60));
+    assert!(!bench.is_readable(), "the device thread would wake for nothing");
     bench.ready().unwrap();
     assert!(!bench.is_readable(), "the device thread would spin");
     bench.room(1, 2048);
@@ -189,6 +190,7 @@ fn test_receive_without_buffers_does_not_wake_until_there_are_some() {
 fn test_restored_hears_another_tap_with_the_buffers_it_had() {
     let mut bench = Bench::new(0);
     bench.room(2, 2048);
+    bench.net.settle(&mut Queues::new(&bench.memory, &mut bench.queues)).unwrap();
     let [tap, host] = wire();
     bench.host = host;
     bench.net = Net::new(Tap::from_fd(tap), MAC).unwrap();
@@ -218,6 +220,59 @@ fn test_receive_merges_buffers_for_a_long_packet_and_keeps_it_until_they_are_the
     bench.memory.read_slice(&mut got, GuestAddress(BUFFERS)).unwrap();
     assert_eq!(got[HEADER_BUFFERS..HEADER_BYTES], [3, 0]);
     assert_eq!(got[HEADER_BYTES..], packet(2500)[HEADER_BYTES..]);
+}
+
+#[test]
+fn test_receive_packets_of_all_lengths_arrive_whole_and_leave_the_rest_for_the_next() {
+    let mut bench = Bench::new(1 << net::VIRTIO_NET_F_MRG_RXBUF);
+    bench.room(200, 1024);
+    let mut chain = 0;
+    for bytes in [60, 2500, 1012, 1013, 60, 9000, 1, 30_000, 500] {
+        let mut sent = packet(bytes);
+        bench.send(&sent);
+        bench.ready().unwrap();
+        let count = sent.len().div_ceil(1024);
+        sent[HEADER_BUFFERS] = count as u8;
+        let mut got = vec![0; sent.len()];
+        bench.memory.read_slice(&mut got, GuestAddress(BUFFERS + chain * 1024)).unwrap();
+        assert!(got == sent, "{bytes}");
+        for part in sent.chunks(1024) {
+            assert_eq!(bench.used(RX), Some((chain as u32, part.len() as u32)), "{bytes}");
+            chain += 1;
+        }
+        assert_eq!(bench.used(RX), None);
+    }
+}
+
+#[test]
+fn test_settle_leaves_the_buffers_in_the_queue() {
+    let mut bench = Bench::new(1 << net::VIRTIO_NET_F_MRG_RXBUF);
+    bench.room(3, 2048);
+    for chain in 0..3 {
+        bench.net.settle(&mut Queues::new(&bench.memory, &mut bench.queues)).unwrap();
+        bench.send(&packet(60));
+        bench.ready().unwrap();
+        assert_eq!(bench.used(RX), Some((chain, 72)));
+    }
+}
+
+#[test]
+fn test_receive_chain_with_a_readable_buffer_is_written_behind_it_only() {
+    let mut bench = Bench::new(1 << net::VIRTIO_NET_F_MRG_RXBUF);
+    for _ in 0..1000 {
+        bench.describe(RX, 0, BUFFERS, 64, NEXT, 1);
+        bench.describe(RX, 1, BUFFERS + 64, 2048, WRITE, 0);
+        bench.offer(RX, 0);
+        bench.notify(RX).unwrap();
+        bench.send(&packet(60));
+        bench.ready().unwrap();
+        assert_eq!(bench.used(RX), Some((0, 72)));
+        assert!(bench.net.room.buffers().readable().is_empty(), "kept for ever");
+    }
+    let mut got = [0xff; 64 + 72];
+    bench.memory.read_slice(&mut got, GuestAddress(BUFFERS)).unwrap();
+    assert_eq!(got[..64], [0; 64]);
+    assert_eq!(got[64 + HEADER_BYTES..], packet(60)[HEADER_BYTES..]);
 }
 
 #[test]
