@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +15,11 @@ use sha2::{Digest, Sha256};
 use tare::backend::{Assignment, Output};
 use tare::kit::{GuestDisks, Kit};
 use tare_vmm::{
-    BlockConfig, Capture, Config, Edge, End, Observer, Prepared, Snapshot, Stopper, Streams, Vmm,
-    VsockConfig,
+    BlockConfig, BlockEngine, Capture, Config, Edge, End, NetConfig, Observer, Prepared, Snapshot,
+    Stopper, Streams, TapSource, Vmm, VsockConfig, open_tap,
 };
 use tare_workload::{
-    CONVERSATION_PORT, Channel, Decoder, Event, FrameKind, Job, Line, frame_header,
+    CONVERSATION_PORT, Channel, Decoder, Event, FrameKind, Job, Line, Network, frame_header,
 };
 
 use crate::common::{among_labs, may_run, output, text};
@@ -43,8 +45,33 @@ fn test_a_busy_guest_is_saved_and_goes_on_with_its_data() {
 #[ignore = "needs a host that can run microVMs: test_a_busy_guest_is_saved_and_goes_on_with_its_data runs it"]
 fn inside_the_lab_busy_guests_are_saved() {
     let kit = kit();
-    a_disk_s_data_goes_on(&kit);
+    a_disk_s_data_goes_on(&kit, BlockEngine::Sync);
     a_stream_is_whole_or_reset(&kit);
+}
+
+/// The same with requests that others make meanwhile: the kernel for the disk, and the network.
+#[test]
+fn test_a_guest_busy_with_io_uring_and_a_network_is_saved() {
+    if !may_run("test_a_guest_busy_with_io_uring_and_a_network", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = among_labs();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = lab("deterministic", directory.path());
+    command.args(["--kernel", "full", "--program"]).arg(std::env::current_exe().unwrap());
+    let inner = "busy::inside_the_lab_io_uring_and_network_are_saved";
+    let shown = output(command.args(["--", "--ignored", "--exact", inner, "--nocapture"]));
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert!(text(&shown).contains("1 passed"), "{}", text(&shown));
+}
+
+#[test]
+#[ignore = "needs a host that can run microVMs: test_a_guest_busy_with_io_uring_and_a_network_is_saved runs it"]
+fn inside_the_lab_io_uring_and_network_are_saved() {
+    let kit = kit();
+    a_disk_s_data_goes_on(&kit, BlockEngine::IoUring);
+    println!("io_uring is well");
+    a_network_s_data_goes_on(&kit);
 }
 
 /// A guest that does nothing for so long hangs.
@@ -158,10 +185,11 @@ const ROUNDS: &str = "for i in 1 2 3 4 5 6 7 8; do \
     echo round $i; done; \
     echo 3 >/proc/sys/vm/drop_caches; cat /scratch/s? | sha256sum -c || exit 10; echo all well";
 
-fn a_disk_s_data_goes_on(kit: &Kit) {
+fn a_disk_s_data_goes_on(kit: &Kit, engine: BlockEngine) {
     let mut job = Job::new(Channel::Com1, "run");
     job.command = ["sh", "-c", ROUNDS].map(str::to_owned).to_vec();
-    let (config, _disks) = machine(kit, job, Some(32));
+    let (mut config, _disks) = machine(kit, job, Some(32));
+    config.blocks.iter_mut().for_each(|block| block.engine = engine);
     let directory = kit.new_scratch_dir().unwrap();
     let at = |name: &str| directory.join(name);
     for name in ["first", "second"] {
@@ -266,4 +294,75 @@ fn a_stream_is_whole_or_reset(kit: &Kit) {
     assert_eq!(ear.run(&mut vmm), End::Reset, "{}", ear.said());
     assert!(ear.said().contains("standard streams"), "{}", ear.said());
     assert!(ear.said().ends_with("exit 125\n"), "{}", ear.said());
+}
+
+const HOST: [u8; 4] = [198, 18, 0, 1];
+const PORT: u16 = 7000;
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const ROUND_BYTES: usize = 400_000;
+
+/// Sends back what comes, once it is whole; in the middle of the fourth time it pauses the guest.
+fn echo(listener: TcpListener, stopper: Arc<OnceLock<Stopper>>) {
+    for (round, stream) in listener.incoming().enumerate() {
+        let mut stream = stream.unwrap();
+        let mut bytes = vec![0; ROUND_BYTES];
+        let (first, second) = bytes.split_at_mut(ROUND_BYTES / 2);
+        stream.read_exact(first).unwrap();
+        if round == 3 {
+            stopper.get().unwrap().pause();
+        }
+        stream.read_exact(second).unwrap();
+        // The guest closes first, so that nothing is left here of what a copy believes to have.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "more than was to come");
+        stream.write_all(&bytes).unwrap();
+    }
+}
+
+fn a_network_s_data_goes_on(kit: &Kit) {
+    let tap = open_tap("tare-test").unwrap();
+    tare_container::raise_interface("tare-test", HOST.into(), 30).unwrap();
+    let script = format!(
+        "for i in 1 2 3 4 5 6; do head -c {ROUND_BYTES} /dev/urandom >/tmp/x; \
+         until [ \"$(nc {host} {PORT} </tmp/x | sha256sum)\" = \"$(sha256sum </tmp/x)\" ]; \
+         do echo again; done; echo round $i; done; echo all well",
+        host = Ipv4Addr::from(HOST)
+    );
+    let mut job = Job::new(Channel::Com1, "run");
+    job.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    job.network = Some(Network {
+        interface: "eth0".to_owned(),
+        mac: MAC,
+        address: [198, 18, 0, 2],
+        prefix: 30,
+        gateway: None,
+    });
+    let (mut config, _disks) = machine(kit, job, None);
+    config.nets = vec![NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), mac: MAC }];
+    let directory = kit.new_scratch_dir().unwrap();
+    let prepared = Prepared::new(&config).unwrap();
+    let ear = Ear::new(None);
+    let listener = TcpListener::bind((Ipv4Addr::from(HOST), PORT)).unwrap();
+    let stopper = Arc::clone(&ear.stopper);
+    // It ends with the test: a guest that it fails hangs, which is noticed.
+    thread::spawn(move || echo(listener, stopper));
+    let mut vmm = Vmm::launch(&prepared, Box::new(ear.clone())).unwrap();
+    assert_eq!(ear.run(&mut vmm), End::Paused, "{}", ear.said());
+    let capture = Capture::create(&directory.join("snapshot"), &prepared).unwrap();
+    vmm.snapshot(&prepared, &capture).unwrap();
+    let copies = with_copies(&config, &directory);
+    println!("the network's guest is saved");
+    assert!(ear.said().ends_with("round 3\n"), "it was to be in the midst of it: {}", ear.said());
+    // The guest itself does not notice.
+    assert_eq!(ear.run(&mut vmm), End::Reset, "{}", ear.said());
+    assert!(ear.said().ends_with("all well\nexit 0\n"), "{}", ear.said());
+    assert!(!ear.said().contains("again"), "{}", ear.said());
+    drop(vmm);
+
+    // Of the copy's connection the host knows nothing: that is reset, and the next is whole.
+    let snapshot = Snapshot::open(&directory.join("snapshot"), &copies).unwrap();
+    let ear = Ear::new(None);
+    let mut vmm = Vmm::restore(&copies, &snapshot, Box::new(ear.clone())).unwrap();
+    assert_eq!(ear.run(&mut vmm), End::Reset, "{}", ear.said());
+    assert!(ear.said().contains("again\nround 4"), "{}", ear.said());
+    assert!(ear.said().ends_with("all well\nexit 0\n"), "{}", ear.said());
 }
