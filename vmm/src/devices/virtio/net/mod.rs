@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use virtio_bindings::virtio_net as net;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -58,7 +59,9 @@ const OFFLOADS: [(u32, u32); 4] = [
     (net::VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
 ];
 /// What else is offered. A tap with the header takes any packet unfinished.
-const FEATURES: [u32; 7] = [
+const FEATURES: [u32; 8] = [
+    // A packet of many parts then takes one descriptor of the queue, which holds the more of them.
+    VIRTIO_RING_F_INDIRECT_DESC,
     net::VIRTIO_NET_F_CSUM,
     net::VIRTIO_NET_F_HOST_TSO4,
     net::VIRTIO_NET_F_HOST_TSO6,
