@@ -89,6 +89,8 @@ pub(crate) struct Net {
     /// The packet that is sent.
     buffers: Buffers,
     room: Room,
+    /// The host's last packet was a large one.
+    streams: bool,
     /// A packet that found too little room, and its length.
     spare: Box<[u8]>,
     kept: Option<usize>,
@@ -138,6 +140,7 @@ impl Net {
             mergeable: false,
             buffers: Buffers::new(QUEUE_SIZE),
             room: Room::new(),
+            streams: false,
             spare: vec![0; PACKET_BYTES].into(),
             kept: None,
         };
@@ -210,6 +213,7 @@ impl Net {
         let got = self.room.buffers().with_spare(spare, |buffers| unsafe { tap.receive(buffers) });
         match got {
             Ok(length) if length <= room => {
+                self.streams = length as u64 > SMALL_BYTES;
                 self.room.give(queue, memory, length)?;
                 Ok(Look::Packet)
             }
@@ -295,6 +299,7 @@ impl Device for Net {
     fn negotiated(&mut self, features: u64) {
         self.hear(false);
         self.kept = None;
+        self.streams = false;
         self.room.forget();
         let has = |feature: u32| features & 1 << feature != 0;
         self.mergeable = has(net::VIRTIO_NET_F_MRG_RXBUF);
@@ -345,6 +350,10 @@ impl Device for Net {
             self.transmit(queues, u64::MAX)?;
         }
         self.receive(queues)
+    }
+
+    fn gathers(&self) -> bool {
+        self.streams
     }
 
     fn settle(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {

@@ -180,6 +180,17 @@ fn test_transmit_sends_a_packet_of_an_indirect_table() {
 }
 
 #[test]
+fn test_gathers_while_the_host_sends_large_packets() {
+    let mut bench = Bench::new(1 << net::VIRTIO_NET_F_MRG_RXBUF);
+    bench.room(16, 4096);
+    for (bytes, gathers) in [(60, false), (9000, true), (60, false)] {
+        bench.send(&packet(bytes));
+        bench.ready().unwrap();
+        assert_eq!(bench.net.gathers(), gathers, "{bytes}");
+    }
+}
+
+#[test]
 fn test_receive_gives_packets_in_order_and_counts_buffers() {
     let mut bench = Bench::new(0);
     bench.room(4, 2048);
