@@ -102,7 +102,7 @@ impl Default for GuestMachine {
 /// See the module's text.
 pub struct Kit {
     directory: RunDir,
-    /// None where what boxes do with it is not possible there.
+    /// None where the system has no shared memory.
     memory_directory: OnceCell<Option<RunDir>>,
     choice: Choice,
     agent: PathBuf,
@@ -186,7 +186,6 @@ impl Kit {
         kernels
     }
 
-    /// The initramfs of microVMs: the agent as `/init` and nothing else.
     /// The machine that a microVM is.
     pub fn machine(&self) -> GuestMachine {
         self.choice.machine
@@ -278,14 +277,22 @@ impl Kit {
     /// # Errors
     /// [`Error::Io`].
     pub fn new_scratch_dir_for(&self, assignment: &Assignment) -> Result<PathBuf, Error> {
-        if !assignment.in_memory {
-            return self.new_scratch_dir();
-        }
-        let memory = once(&self.memory_directory, || {
-            let directory = RunDir::in_memory().ok();
-            Ok(directory.filter(|directory| allows_direct(directory.path())))
-        })?;
-        new_dir(memory.as_ref().unwrap_or(&self.directory).path())
+        let memory = if assignment.in_memory { self.memory_directory()? } else { None };
+        let memory = memory.filter(|directory| allows_direct(directory.path()));
+        new_dir(memory.unwrap_or(&self.directory).path())
+    }
+
+    /// A new, empty directory for files that are to be in the host's memory, if they can.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new_memory_dir(&self) -> Result<PathBuf, Error> {
+        new_dir(self.memory_directory()?.unwrap_or(&self.directory).path())
+    }
+
+    fn memory_directory(&self) -> Result<Option<&RunDir>, Error> {
+        let directory = once(&self.memory_directory, || Ok(RunDir::in_memory().ok()))?;
+        Ok(directory.as_ref())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Boots a kernel and prints its serial port, the edges with their distances, and the exits.
 //!
 //! ```text
-//! boot KERNEL [--initramfs FILE] [--cmdline WORDS] [--memory-mib N]
+//! boot KERNEL [--initramfs FILE] [--cmdline WORDS] [--memory-mib N] [--vcpus N] [--acpi]
 //!      [--block FILE] [--block-ro FILE] [--block-direct FILE] [--repeat N] [--floor]
 //! ```
 
@@ -61,6 +61,8 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
             "--initramfs" => config.initramfs = Some(value()?.into()),
             "--cmdline" => config.cmdline = value()?,
             "--memory-mib" => config.memory_bytes = value()?.parse::<u64>()? << 20,
+            "--vcpus" => config.vcpus = value()?.parse()?,
+            "--acpi" => config.acpi = true,
             "--block" => config.blocks.push(block(value()?, false, false)),
             "--block-ro" => config.blocks.push(block(value()?, true, false)),
             "--block-direct" => config.blocks.push(block(value()?, false, true)),

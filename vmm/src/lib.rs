@@ -72,10 +72,12 @@ mod clock;
 mod config;
 mod confine;
 mod controllers;
+mod copy;
 mod cpu;
 mod devices;
 mod error;
 mod exits;
+mod filled;
 mod filter;
 pub mod floor;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -107,6 +109,7 @@ pub use devices::{
 };
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};
+pub use filled::{Filled, Touched};
 pub use kvm::KvmError;
 pub use memory::{GUEST_RAM_NAME, MEMORY_MAX_BYTES, MEMORY_MIN_BYTES, MemoryError};
 pub use observer::{Edge, Observer};

@@ -3,10 +3,12 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 
 use crate::Pages;
+use crate::copy::copy;
 
 /// A large page of x86-64.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -14,7 +16,7 @@ pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// musl.
 const MADV_COLLAPSE: i32 = 25;
 /// See [`GUEST_RAM_NAME`](crate::GUEST_RAM_NAME).
-const NAME: &std::ffi::CStr = c"tare-guest-ram";
+pub(crate) const NAME: &std::ffi::CStr = c"tare-guest-ram";
 
 /// A private mapping whose start is aligned to a large page.
 #[derive(Debug)]
@@ -43,15 +45,7 @@ impl Mapping {
             mapping.advise(None);
             return Ok(mapping);
         }
-        let mut mapping = Mapping::map(length)?;
-        // Linux 6.7 and later align large mappings by themselves; on others map once more with
-        // slack and give back what is not aligned. A large page of the host must be one of the
-        // guest too, or KVM maps it in small ones.
-        if !(mapping.start.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES) {
-            drop(mapping);
-            mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
-            mapping.trim(length);
-        }
+        let mapping = Mapping::aligned(length)?;
         mapping.advise(Some(match pages {
             Pages::Small => libc::MADV_NOHUGEPAGE,
             _ => libc::MADV_HUGEPAGE,
@@ -61,19 +55,44 @@ impl Mapping {
 
     /// Maps `length` bytes of `file` copy-on-write, to be guest RAM.
     pub(crate) fn of_file(file: &File, length: usize) -> io::Result<Mapping> {
-        let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
-        mapping.trim(length);
-        mapping.replace(file, Mapping::PROTECTION, libc::MAP_PRIVATE | libc::MAP_NORESERVE)?;
+        let mapping = Mapping::aligned(length)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        mapping.replace(file, 0..length, Mapping::PROTECTION, flags)?;
         mapping.advise(None);
         Ok(mapping)
     }
 
-    /// Puts the start of a file in the place of all of a mapping that nobody has seen yet.
-    fn replace(&self, file: &File, protection: i32, flags: i32) -> io::Result<()> {
-        let start = self.start.as_ptr().cast();
+    /// Puts a range of `file` in the place of the same range of a mapping that nobody has seen yet,
+    /// to be shared with whoever else has that file.
+    pub(crate) fn share(&self, file: &File, range: Range<usize>) -> io::Result<()> {
+        let range = range.start..range.end.min(self.length);
+        self.replace(file, range.clone(), Mapping::PROTECTION, libc::MAP_SHARED)?;
+        // SAFETY: `replace` has found the range within the mapping; the advice changes no contents.
+        unsafe {
+            let start = self.start.as_ptr().add(range.start);
+            libc::madvise(start.cast(), range.len(), libc::MADV_DONTDUMP);
+        }
+        Ok(())
+    }
+
+    /// Puts a range of a file in the place of that of a mapping that nobody has seen yet.
+    fn replace(
+        &self,
+        file: &File,
+        range: Range<usize>,
+        protection: i32,
+        flags: i32,
+    ) -> io::Result<()> {
+        if range.end > self.length || range.start >= range.end {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let flags = flags | libc::MAP_FIXED;
-        // SAFETY: replaces a mapping that is ours, and nothing refers into it.
-        let at = unsafe { libc::mmap(start, self.length, protection, flags, file.as_raw_fd(), 0) };
+        // SAFETY: replaces a part of a mapping that is ours, and nothing refers into it.
+        let at = unsafe {
+            let start = self.start.as_ptr().add(range.start).cast();
+            let offset = range.start as libc::off_t;
+            libc::mmap(start, range.len(), protection, flags, file.as_raw_fd(), offset)
+        };
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -84,6 +103,20 @@ impl Mapping {
             libc::madvise(self.start.as_ptr().cast(), self.length, libc::MADV_POPULATE_WRITE)
         };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Maps `length` bytes of zeros from a large page's boundary on: a large page of the host must be
+    /// one of the guest too, or KVM maps it in small ones.
+    fn aligned(length: usize) -> io::Result<Mapping> {
+        let mut mapping = Mapping::map(length)?;
+        // Linux 6.7 and later align large mappings by themselves; on others map once more with
+        // slack and give back what is not aligned.
+        if !(mapping.start.as_ptr() as usize).is_multiple_of(HUGE_PAGE_BYTES) {
+            drop(mapping);
+            mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
+            mapping.trim(length);
+        }
+        Ok(mapping)
     }
 
     fn map(length: usize) -> io::Result<Mapping> {
@@ -120,6 +153,17 @@ impl Mapping {
             self.start = NonNull::new_unchecked(start.add(head));
         }
         self.length = length;
+    }
+
+    /// Copies `bytes` to `offset`; false if that is not all in it.
+    pub(crate) fn fill(&self, offset: usize, bytes: &[u8]) -> bool {
+        let end = offset.checked_add(bytes.len());
+        let fits = end.is_some_and(|end| end <= self.length);
+        if fits {
+            // SAFETY: within the mapping, to whose bytes nobody has a reference.
+            unsafe { copy(bytes, self.start.as_ptr().add(offset)) };
+        }
+        fits
     }
 
     /// The first byte.
@@ -171,9 +215,8 @@ impl View {
     /// Maps the first `bytes` of `file`, rounded up to large pages.
     pub(crate) fn new(file: &File, bytes: usize) -> io::Result<View> {
         let length = bytes.next_multiple_of(HUGE_PAGE_BYTES);
-        let mut mapping = Mapping::map(length + HUGE_PAGE_BYTES)?;
-        mapping.trim(length);
-        mapping.replace(file, libc::PROT_READ, libc::MAP_SHARED)?;
+        let mapping = Mapping::aligned(length)?;
+        mapping.replace(file, 0..length, libc::PROT_READ, libc::MAP_SHARED)?;
         Ok(View { mapping })
     }
 

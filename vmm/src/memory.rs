@@ -7,9 +7,10 @@ use std::ops::Range;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::boot::{Image, Piece};
+use crate::filled::Run;
 use crate::layout::{HOLE_END, HOLE_START};
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
 use crate::snapshot::{Extent, Id};
@@ -81,6 +82,22 @@ pub enum MemoryError {
         #[source]
         error: io::Error,
     },
+    /// Memory could not be filled before a launch.
+    #[error(
+        "cannot fill guest memory of {bytes} bytes before its launch: {error}; free memory on the host, or launch without that"
+    )]
+    Ahead {
+        /// Size of the guest's memory.
+        bytes: u64,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+    /// Memory that was filled for other guests.
+    #[error(
+        "this memory was filled for a guest of another configuration: launch with what filled it"
+    )]
+    Foreign,
     /// An image could not be copied into it.
     #[error(
         "cannot copy the guest's image into its memory: {0}; see whether the host has run out of memory"
@@ -104,7 +121,7 @@ pub(crate) struct GuestRam {
     // Declared before `mapping`, so that nothing refers to the mapping when it goes.
     memory: GuestMemoryMmap,
     mapping: Mapping,
-    /// What it had from the start, of the file it was mapped from.
+    /// What it had from the start, of the file that it, or a part of it, was mapped from.
     base: Vec<Extent>,
     /// Which snapshot that file is of.
     origin: Option<Id>,
@@ -113,15 +130,30 @@ pub(crate) struct GuestRam {
 impl GuestRam {
     /// Maps `bytes` of zeroed memory, without touching a page of it unless it is to be there at once.
     pub(crate) fn new(bytes: u64, pages: Pages, prefault: bool) -> Result<GuestRam, MemoryError> {
-        check_size(bytes, pages)?;
-        let mapping = Mapping::new(bytes as usize, pages).map_err(|error| match pages {
-            Pages::Huge2M => MemoryError::Huge { bytes, error },
-            _ => MemoryError::Map { bytes, error },
-        })?;
-        if prefault {
-            mapping.populate().map_err(|error| MemoryError::Prefault { bytes, error })?;
-        }
+        let mapping = anonymous(bytes, pages)?;
+        populate(&mapping, prefault)?;
         GuestRam::lay_out(mapping, bytes, Mapping::FLAGS, Vec::new())
+    }
+
+    /// As [`new`](GuestRam::new), with `runs` of `file`, which was filled before, in their places.
+    pub(crate) fn filled(
+        bytes: u64,
+        pages: Pages,
+        prefault: bool,
+        file: &File,
+        runs: &[Run],
+    ) -> Result<GuestRam, MemoryError> {
+        let mapping = anonymous(bytes, pages)?;
+        let mut base = Vec::with_capacity(runs.len());
+        for Run { first, count } in runs {
+            let start = first * HUGE_PAGE_BYTES;
+            let end = (start + count * HUGE_PAGE_BYTES).min(mapping.bytes());
+            mapping.share(file, start..end).map_err(|error| MemoryError::Map { bytes, error })?;
+            base.push(Extent { offset: start as u64, bytes: (end - start) as u64 });
+        }
+        populate(&mapping, prefault)?;
+        // Whoever gives pages back must know that parts are of a file that is the guest's own.
+        GuestRam::lay_out(mapping, bytes, Mapping::FLAGS | libc::MAP_SHARED, base)
     }
 
     /// Maps `bytes` of `file` so that what is written stays with this guest: pages come as they are
@@ -254,8 +286,10 @@ impl GuestRam {
     }
 
     /// Copies `bytes` to guest-physical `address`; an error if that is not all RAM.
+    #[cfg(test)]
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
-        self.memory.write_slice(bytes, GuestAddress(address)).map_err(io::Error::other)
+        vm_memory::Bytes::write_slice(&self.memory, bytes, GuestAddress(address))
+            .map_err(io::Error::other)
     }
 
     /// Puts the pieces of an image at their places.
@@ -264,10 +298,27 @@ impl GuestRam {
         let short = || MemoryError::Fill(io::ErrorKind::UnexpectedEof.into());
         for Piece { address, offset, bytes } in image.pieces() {
             let found = offset.checked_add(*bytes).and_then(|end| view.bytes().get(*offset..end));
-            self.write(*address, found.ok_or_else(short)?).map_err(MemoryError::Fill)?;
+            // An image lies below the hole, where an address is an offset too.
+            if !self.mapping.fill(*address as usize, found.ok_or_else(short)?) {
+                return Err(short());
+            }
         }
         Ok(())
     }
+}
+
+fn anonymous(bytes: u64, pages: Pages) -> Result<Mapping, MemoryError> {
+    check_size(bytes, pages)?;
+    Mapping::new(bytes as usize, pages).map_err(|error| match pages {
+        Pages::Huge2M => MemoryError::Huge { bytes, error },
+        _ => MemoryError::Map { bytes, error },
+    })
+}
+
+fn populate(mapping: &Mapping, prefault: bool) -> Result<(), MemoryError> {
+    let bytes = mapping.bytes() as u64;
+    let done = if prefault { mapping.populate() } else { Ok(()) };
+    done.map_err(|error| MemoryError::Prefault { bytes, error })
 }
 
 /// Whether a guest may have so much.
@@ -295,6 +346,8 @@ pub(crate) fn ranges(bytes: u64) -> impl Iterator<Item = (u64, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::Bytes;
+
     use super::*;
 
     #[test]

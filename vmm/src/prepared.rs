@@ -67,7 +67,7 @@ use crate::{BlockError, Config, Error, cpu, devices, kvm, memory};
 #[derive(Debug)]
 pub struct Prepared {
     pub(crate) config: Config,
-    pub(crate) image: Image,
+    pub(crate) image: Arc<Image>,
     pub(crate) identity: cpu::Identity,
     pub(crate) filters: Arc<Filters>,
     digest: OnceLock<[u8; 32]>,
@@ -88,7 +88,7 @@ impl Prepared {
         let cmdline = boot::compose(&config.cmdline, announced)?;
         memory::check_size(config.memory_bytes, config.pages)?;
         cpu::check_count(config.vcpus)?;
-        let image = boot::lay_out(config, &cmdline, irqs)?;
+        let image = Arc::new(boot::lay_out(config, &cmdline, irqs)?);
         let identity = cpu::Identity::new(&kvm::open()?, config.vcpus, config.cpu_profile)?;
         let filters = Arc::new(Filters::new()?);
         let config = config.clone();

@@ -19,13 +19,13 @@ use crate::memory::GuestRam;
 use crate::observer::{Edge, Observer};
 use crate::prepared::interrupt_lines;
 use crate::reactor::Reactor;
-use crate::snapshot::misfit;
+use crate::snapshot::{misfit, touched_regions};
 use crate::stopper::Stopper;
 use crate::threads::{Threads, spawn};
 use crate::vcpu::Machine;
 use crate::{
-    Capture, Captured, Config, Error, Outcome, Prepared, Recording, Snapshot, WorkingSet,
-    controllers, cpu, kvm, vcpu,
+    Capture, Captured, Config, Error, Filled, MemoryError, Outcome, Prepared, Recording, Snapshot,
+    Touched, WorkingSet, controllers, cpu, kvm, vcpu,
 };
 
 /// A microVM that is ready to run.
@@ -112,12 +112,45 @@ impl Vmm {
     pub fn launch_with(
         prepared: &Prepared,
         streams: Streams,
+        observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
+        Vmm::boot(prepared, None, streams, observer)
+    }
+
+    /// [`launch_with`](Vmm::launch_with), in memory that `prepared` has filled: what is left to the
+    /// launch is to map it. It is this guest's alone, and goes with it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`launch`](Vmm::launch), and [`MemoryError::Foreign`].
+    pub fn launch_in(
+        prepared: &Prepared,
+        filled: Filled,
+        streams: Streams,
+        observer: Box<dyn Observer>,
+    ) -> Result<Vmm, Error> {
+        if !filled.is_of(prepared) {
+            return Err(MemoryError::Foreign.into());
+        }
+        Vmm::boot(prepared, Some(filled), streams, observer)
+    }
+
+    fn boot(
+        prepared: &Prepared,
+        filled: Option<Filled>,
+        streams: Streams,
         mut observer: Box<dyn Observer>,
     ) -> Result<Vmm, Error> {
         let Prepared { config, image, identity, .. } = prepared;
+        let Config { memory_bytes, pages: size, prefault, .. } = *config;
         let virtio = devices::open(config, streams)?;
         let irqs = interrupt_lines(virtio.len())?;
-        let ram = GuestRam::new(config.memory_bytes, config.pages, config.prefault)?;
+        let ram = match &filled {
+            None => GuestRam::new(memory_bytes, size, prefault)?,
+            Some(filled) => {
+                GuestRam::filled(memory_bytes, size, prefault, filled.file(), filled.runs())?
+            }
+        };
         let host = kvm::reopen()?;
         let vm = kvm::create_vm(&host)?;
         // Memory before controllers: these register on KVM's buses, after which a change of memory
@@ -134,7 +167,9 @@ impl Vmm {
         let devices = Devices::new(config, virtio, pages);
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
-        ram.fill(image)?;
+        if filled.is_none() {
+            ram.fill(image)?;
+        }
         cpu::start_at(&vcpu, image.entry())?;
         observer.edge(Edge::Loaded, now_ns());
         Ok(Vmm {
@@ -311,6 +346,16 @@ impl Vmm {
             Control::Console(console) => Some(console),
             Control::Balloon(_) => None,
         })
+    }
+
+    /// Which large pages of its RAM a guest has come to by now, to have them filled for those that will
+    /// do as it did. It asks /proc, so the calling thread must not be [confined](Vmm::confine).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Snapshot`] where the host does not say.
+    pub fn touched(&self) -> Result<Touched, Error> {
+        Ok(Touched { regions: touched_regions(&self.ram)? })
     }
 
     /// Where guest RAM lies in this process: what /proc/PID/smaps shows there belongs to the

@@ -6,6 +6,9 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
+
+use tare_vmm::GUEST_RAM_NAME;
 
 use crate::results::MemoryUsage;
 
@@ -75,19 +78,25 @@ impl Scale {
     }
 }
 
-/// Splits a process's mappings into its own and the guest's RAM: the mappings of that very size.
+/// Splits a process's mappings into its own and the guest's RAM: the mappings of that very size, or,
+/// where parts of it were filled before the launch, all in its range.
 fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
     let mut own = Sums::default();
     let mut ram = Sums::default();
+    let filled = guest_ram_bytes.and_then(|bytes| filled_range(smaps, bytes));
     let mut is_ram = false;
+    let mut is_filled = false;
     for line in smaps.lines() {
+        if let Some((start, _)) = head_of(line) {
+            is_filled = filled.as_ref().is_some_and(|range| range.contains(&start));
+        }
         let Some((key, value)) = line.split_once(':') else { continue };
         let kib =
             value.trim().strip_suffix(" kB").and_then(|number| number.trim().parse::<u64>().ok());
         let Some(kib) = kib else { continue };
         let sums = if is_ram { &mut ram } else { &mut own };
         match key {
-            "Size" => is_ram = guest_ram_bytes == Some(kib * 1024),
+            "Size" => is_ram = is_filled || guest_ram_bytes == Some(kib * 1024),
             "Rss" => sums.rss_kib += kib,
             "Pss" => sums.pss_kib += kib,
             "Private_Dirty" => sums.private_dirty_kib += kib,
@@ -95,6 +104,24 @@ fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
         }
     }
     (own, ram)
+}
+
+/// Where the RAM of a guest is of which parts were filled: a part's place in its file is its place
+/// in RAM.
+fn filled_range(smaps: &str, bytes: u64) -> Option<Range<u64>> {
+    let name = format!("/memfd:{GUEST_RAM_NAME} (deleted)");
+    let (start, offset) = smaps.lines().filter(|line| line.ends_with(&name)).find_map(head_of)?;
+    let start = start.checked_sub(offset)?;
+    Some(start..start.checked_add(bytes)?)
+}
+
+/// Start and offset of the mapping that a line of `smaps` is the head of.
+fn head_of(line: &str) -> Option<(u64, u64)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, _) = words.next()?.split_once('-')?;
+    let offset = words.nth(1)?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    Some((number(start)?, number(offset)?))
 }
 
 /// Memory of the whole system that is neither free nor a droppable cache, in bytes.
@@ -163,6 +190,30 @@ Private_Dirty:     20480 kB
         let (own, ram) = sums_of(SMAPS, None);
         assert_eq!(own.rss_kib, 20520);
         assert_eq!(ram, Sums::default());
+    }
+
+    #[test]
+    fn test_sums_of_takes_ram_in_parts_together() {
+        let smaps = "\
+7f0000000000-7f0000200000 rw-p 00000000 00:00 0                          [anon:tare-guest-ram]
+Size:               2048 kB
+Rss:                   0 kB
+7f0000200000-7f0000800000 rw-s 00200000 00:01 9                          /memfd:tare-guest-ram (deleted)
+Size:               6144 kB
+Rss:                4096 kB
+Pss:                4096 kB
+Private_Dirty:      4096 kB
+7f0000800000-7f0008000000 rw-p 00000000 00:00 0
+Size:             122880 kB
+Rss:                2048 kB
+Pss:                2048 kB
+7f0008000000-7f0008001000 rw-s 00000000 00:01 9                          anon_inode:kvm-vcpu:0
+Size:                  4 kB
+Rss:                   4 kB
+";
+        let (own, ram) = sums_of(smaps, Some(128 << 20));
+        assert_eq!(own, Sums { rss_kib: 4, pss_kib: 0, private_dirty_kib: 0 });
+        assert_eq!(ram, Sums { rss_kib: 6144, pss_kib: 6144, private_dirty_kib: 4096 });
     }
 
     #[test]

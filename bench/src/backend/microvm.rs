@@ -1,7 +1,8 @@
 //! Our own microVM: a child of this process, forked and not exec'd, that becomes the VMM and, where
 //! this process is root, goes to jail before the guest runs.
 //!
-//! It begins in one of three ways, each a backend of its own: `microvm` boots; `microvm:snapshot`
+//! It begins in one of four ways, each a backend of its own: `microvm` boots; `microvm:pooled` boots
+//! in memory that was allocated and filled before the launch; `microvm:snapshot`
 //! goes on from the files of a snapshot, which each launch opens and reads; `microvm:clone` goes
 //! on from a snapshot that the harness holds open.
 //!
@@ -12,6 +13,7 @@
 mod kept;
 mod monitor;
 mod origin;
+mod pool;
 mod template;
 
 use std::fs::{self, File};
@@ -42,6 +44,7 @@ use crate::kit::{GuestDisks, GuestMachine, Kit};
 use monitor::become_vmm;
 pub(super) use monitor::{close_all_but, leave_the_harness};
 use origin::Origin;
+use pool::Pool;
 use template::Template;
 
 /// The guest's CID: the device is the VMM's own, so all guests may have the same.
@@ -54,6 +57,8 @@ const NOBODY: u32 = 65534;
 pub(super) enum MicroVm {
     /// Boots.
     Cold,
+    /// Boots in memory that was filled before.
+    Pooled,
     /// Opens a snapshot and goes on from it.
     Snapshot,
     /// Goes on from a snapshot that is open.
@@ -64,6 +69,7 @@ impl Backend for MicroVm {
     fn name(&self) -> &'static str {
         match self {
             MicroVm::Cold => "microvm",
+            MicroVm::Pooled => "microvm:pooled",
             MicroVm::Snapshot => "microvm:snapshot",
             MicroVm::Clone => "microvm:clone",
         }
@@ -72,6 +78,7 @@ impl Backend for MicroVm {
     fn about(&self) -> &'static str {
         match self {
             MicroVm::Cold => "our KVM microVM, booted cold",
+            MicroVm::Pooled => "our KVM microVM, booted cold in memory that was filled before",
             MicroVm::Snapshot => "our KVM microVM, restored from the files of a snapshot",
             MicroVm::Clone => "our KVM microVM, one of many from a snapshot that is open",
         }
@@ -87,7 +94,7 @@ impl Backend for MicroVm {
         let disks = GuestDisks::new(kit, assignment).map_err(|error| failed(&error))?;
         let mut job = assignment.job.clone();
         job.channel = Wire::Com1;
-        job.parks = *self != MicroVm::Cold;
+        job.parks = matches!(self, MicroVm::Snapshot | MicroVm::Clone);
         disks.name_in(&mut job);
         let link = assignment.transport.map(|transport| match transport {
             Transport::Vsock => Link::unix(kit),
@@ -121,18 +128,26 @@ impl Backend for MicroVm {
         let config = machine.config();
         let prepared = tare_vmm::Prepared::new(&config).map_err(|error| failed(&error))?;
         let jail = jail_here(kit).map_err(|error| failed(&error))?;
+        let captures = job.parks.then(|| kit.new_scratch_dir()).transpose();
+        let captures = captures.map_err(|error| failed(&error))?;
         let origin = match self {
             MicroVm::Cold => Origin::Boot,
-            _ => {
+            MicroVm::Pooled => {
+                Origin::Pooled(Pool::new(&prepared).map_err(|error| failed(&error))?)
+            }
+            MicroVm::Snapshot => {
+                let directory = kit.new_memory_dir().map_err(|error| failed(&error))?;
+                let template = Template::new(&prepared, &directory.join("snapshot"));
+                let template = template.map_err(|error| failed(&error))?;
+                template.snapshot.gather().map_err(|error| failed(&error))?;
+                Origin::Files(template)
+            }
+            MicroVm::Clone => {
                 let directory = kit.new_scratch_dir().map_err(|error| failed(&error))?;
                 let template = Template::new(&prepared, &directory.join("snapshot"));
                 let mut template = template.map_err(|error| failed(&error))?;
-                if *self == MicroVm::Clone {
-                    template.snapshot.hold().map_err(|error| failed(&error))?;
-                    Origin::Open(template)
-                } else {
-                    Origin::Files(template)
-                }
+                template.snapshot.hold().map_err(|error| failed(&error))?;
+                Origin::Open(template)
             }
         };
         let kernel = kernel.name.clone();
@@ -141,6 +156,7 @@ impl Backend for MicroVm {
             kernel,
             prepared,
             origin,
+            captures,
             jail,
             disks,
             link,
@@ -284,6 +300,8 @@ struct Ready {
     kernel: String,
     prepared: tare_vmm::Prepared,
     origin: Origin,
+    /// Where further snapshots are taken, where it goes on from one.
+    captures: Option<PathBuf>,
     /// None where this process may not make one.
     jail: Option<Jail>,
     disks: GuestDisks,
@@ -339,12 +357,14 @@ impl Prepared for Ready {
     fn reset(&self) -> Result<(), Error> {
         let failed = Error::prepare(self.name);
         self.disks.reset().map_err(|error| failed(&error))?;
+        if let Origin::Pooled(pool) = &self.origin {
+            pool.refill(&self.prepared).map_err(|error| failed(&error))?;
+        }
         self.jail.as_ref().map_or(Ok(()), Jail::ready).map_err(|error| failed(&error))
     }
 
     fn capture(&self) -> Result<u64, Error> {
-        let directory = self.origin.template().ok_or(Error::NoSnapshots)?;
-        let directory = directory.with_file_name("another");
+        let directory = self.captures.as_ref().ok_or(Error::NoSnapshots)?.join("another");
         let template = Template::new(&self.prepared, &directory);
         // What is left goes with the run's directory, or is in the way of the next.
         let removed = fs::remove_dir_all(&directory);
@@ -363,6 +383,12 @@ impl Prepared for Ready {
         let mut streams = Streams::new();
         let mut kept = vec![writer.as_raw_fd(), prepared.as_fd().as_raw_fd()];
         kept.extend(self.origin.fd());
+        let filled = match &self.origin {
+            Origin::Pooled(pool) => Some(pool.take(prepared)),
+            _ => None,
+        };
+        let filled = filled.transpose().map_err(|error| Error::launch(self.name)(&error))?;
+        kept.extend(filled.as_ref().map(|filled| filled.as_fd().as_raw_fd()));
         if let Some(link) = &self.link {
             kept.extend(link.network.as_ref().map(AsRawFd::as_raw_fd));
             if let Some(stream) = link.connect().map_err(failed)? {
@@ -384,7 +410,7 @@ impl Prepared for Ready {
                 0 => {
                     leave_the_harness();
                     close_all_but(kept);
-                    let code = become_vmm(&self.origin, prepared, streams, &writer, None);
+                    let code = become_vmm(&self.origin, prepared, filled, streams, &writer, None);
                     // SAFETY: ends this process at once; atexit handlers belong to the parent.
                     unsafe { libc::_exit(code) }
                 }
@@ -398,7 +424,7 @@ impl Prepared for Ready {
             leave_the_harness();
             // SAFETY: the VMM uses what is kept and what it opens itself, nothing else.
             unsafe { entrance.close_all_but(&kept) };
-            become_vmm(&self.origin, prepared, streams, &writer, Some(entrance))
+            become_vmm(&self.origin, prepared, filled, streams, &writer, Some(entrance))
         };
         // SAFETY: as above.
         let container = unsafe { jail.fork(child) };

@@ -206,6 +206,7 @@ pub fn all() -> &'static [&'static dyn Backend] {
         &process::Process,
         &container::Container,
         &microvm::MicroVm::Cold,
+        &microvm::MicroVm::Pooled,
         &microvm::MicroVm::Snapshot,
         &microvm::MicroVm::Clone,
         &qemu::QemuMicroVm,

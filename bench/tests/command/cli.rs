@@ -64,7 +64,15 @@ fn test_doctor_json_is_json_and_lists_checks_and_backends() {
         .iter()
         .map(|backend| backend["name"].as_str().unwrap())
         .collect();
-    let all = ["process", "container", "microvm", "microvm:snapshot", "microvm:clone", "qemu"];
+    let all = [
+        "process",
+        "container",
+        "microvm",
+        "microvm:pooled",
+        "microvm:snapshot",
+        "microvm:clone",
+        "qemu",
+    ];
     assert_eq!(names, all);
 }
 

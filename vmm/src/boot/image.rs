@@ -67,6 +67,16 @@ impl Image {
         &self.pieces
     }
 
+    /// The numbers of the regions of so many bytes in which there is anything, in any order.
+    pub(crate) fn regions(&self, bytes: u64) -> Vec<usize> {
+        let region = |address: u64| (address / bytes) as usize;
+        let spans = self.pieces.iter();
+        let spans = spans.flat_map(|Piece { address, bytes: length, .. }| {
+            region(*address)..=region(address + *length as u64 - 1)
+        });
+        spans.collect()
+    }
+
     /// Where the guest begins.
     pub(crate) fn entry(&self) -> Entry {
         self.entry

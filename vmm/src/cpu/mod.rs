@@ -82,11 +82,15 @@ impl Identity {
             }
             entries = portable::reduce(&entries)?;
         }
+        let emulated = saved::is_emulated();
+        if emulated && count > 1 {
+            cpuid::have_interrupts_ended_by_exits(&mut entries);
+        }
         let of_vcpus = (0..count).map(|index| {
             cpuid::of_vcpu(&entries, deadline_timer, index, count).ok_or_else(too_many_entries)
         });
         let of_vcpus = of_vcpus.collect::<Result<_, _>>()?;
-        Ok(Identity { of_vcpus, msrs: saved::msr_indices(kvm)?, emulated: saved::is_emulated() })
+        Ok(Identity { of_vcpus, msrs: saved::msr_indices(kvm)?, emulated })
     }
 
     /// What a vCPU says.

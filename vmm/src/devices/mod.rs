@@ -226,6 +226,11 @@ impl Devices {
         let Some((offset, device)) = self.virtio_at(address) else { return Ok(()) };
         let (transport, line) = &mut *lock(device);
         transport.write(ram.memory(), offset, data);
+        if offset == INTERRUPT_ACK {
+            // What came since the driver read why it was interrupted has made no edge, and a
+            // controller that takes edges would never tell of it: make one.
+            line.set(vm, false)?;
+        }
         line.set(vm, transport.interrupts())?;
         while !interrupted() && transport.go_on(ram.memory()) {
             line.set(vm, transport.interrupts())?;
@@ -329,6 +334,9 @@ pub(crate) fn open(config: &Config, streams: Streams) -> Result<Vec<Box<dyn Devi
 /// `QueueNotify` among a device's registers (section 4.2.2).
 const NOTIFY: u64 = virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
+/// `InterruptACK`, likewise.
+const INTERRUPT_ACK: u64 = virtio_bindings::virtio_mmio::VIRTIO_MMIO_INTERRUPT_ACK as u64;
+
 /// Something that calls for the device thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -354,3 +362,6 @@ pub(crate) enum Source {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

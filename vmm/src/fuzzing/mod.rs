@@ -13,7 +13,7 @@ mod registers;
 mod snapshot;
 
 pub use boot::{boot_parameters, kernel};
-pub use device::{block, net, rng, vsock};
+pub use device::{balloon, block, console, net, rng, vsock};
 pub use registers::registers;
 pub use snapshot::snapshot;
 
@@ -21,9 +21,11 @@ pub use snapshot::snapshot;
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its directory of the corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
+    ("balloon", balloon),
     ("block", block),
     ("boot_parameters", boot_parameters),
+    ("console", console),
     ("kernel", kernel),
     ("net", net),
     ("registers", registers),

@@ -51,6 +51,7 @@ pub use files::{Description, SnapshotFiles};
 pub(crate) use format::{FormatError, Kind, Sections, Writer};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fuzzing::{decode_any, with_checksum};
+pub(crate) use pagemap::touched_regions;
 pub(crate) use pages::Extent;
 pub use recorder::Recording;
 pub use stored::Snapshot;

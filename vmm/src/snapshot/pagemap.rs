@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::SnapshotError;
+use crate::mapping::HUGE_PAGE_BYTES;
+use crate::memory::GuestRam;
 
 const PAGE_BYTES: usize = 4096;
 /// Pages that are asked for at once where the kernel answers page by page.
@@ -182,13 +184,25 @@ fn push(found: &mut Vec<Range<usize>>, range: Range<usize>) {
     }
 }
 
+/// The numbers of the large pages of guest RAM that hold something of their own, ascending.
+pub(crate) fn touched_regions(ram: &GuestRam) -> Result<Vec<usize>, SnapshotError> {
+    let range = ram.host_range();
+    let found = Pagemap::open()?.find(range.clone(), Which::Touched);
+    let found = found.map_err(SnapshotError::file("read", Path::new("/proc/self/pagemap")))?;
+    let region = |address: usize| (address - range.start) / HUGE_PAGE_BYTES;
+    let found = found.into_iter().filter(|found| !found.is_empty());
+    let mut regions: Vec<_> =
+        found.flat_map(|found| region(found.start)..=region(found.end - 1)).collect();
+    regions.dedup();
+    Ok(regions)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
     use crate::Pages;
-    use crate::memory::GuestRam;
 
     const RAM_BYTES: u64 = 16 << 20;
 

@@ -1,7 +1,9 @@
 //! Bare guests on this machine's /dev/kvm: each exit that ends or feeds the VMM, by a few
 //! hand-assembled instructions.
 
+mod confined;
 mod difference;
+mod filled;
 mod guest;
 mod pause;
 mod snapshot;

@@ -59,6 +59,16 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// A machine that is not kept.
+    #[error(
+        "`tare snapshot` keeps only a machine with the defaults, and {0} is another: leave it out"
+    )]
+    Machine(&'static str),
+    /// A kernel that finds its devices by ACPI only.
+    #[error(
+        "`tare snapshot` keeps only a machine without ACPI, by which {} finds its devices: use a kernel that `tare kernel build` makes", .0.display()
+    )]
+    Acpi(PathBuf),
     /// The kit.
     #[error(transparent)]
     Kit(#[from] kit::Error),
@@ -116,6 +126,7 @@ impl Kept {
     /// [`enum@Error`].
     pub fn create(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> {
         available(kit)?;
+        check(kit.machine())?;
         fs::create_dir(directory).map_err(failed("make the directory", directory))?;
         let made = fill(kit, memory_mib, directory);
         if made.is_err() {
@@ -181,6 +192,7 @@ impl Kept {
             name: MicroVm::Snapshot.name(),
             kernel: self.record.kernel.display().to_string(),
             prepared,
+            captures: None,
             origin: Origin::Kept { snapshot, message: job.to_words().join(" ").into_bytes() },
             jail: jail_here(kit)?,
             disks,
@@ -272,6 +284,9 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
     disks.name_in(&mut job);
     let kernel = kit.guest_kernel()?;
     let path = &kernel.path;
+    if kernel.acpi {
+        return Err(Error::Acpi(path.clone()));
+    }
     let record = Record {
         schema: SCHEMA,
         kernel: fs::canonicalize(path).map_err(failed("find the kernel", path))?,
@@ -292,6 +307,23 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
     Ok(Keeping { captured: template.captured, capture_ns: template.capture_ns })
 }
 
+/// What a directory does not record must be as the restore makes it.
+fn check(machine: GuestMachine) -> Result<(), Error> {
+    let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol } = GuestMachine::default();
+    for (option, is_default) in [
+        ("--vcpus", machine.vcpus == vcpus),
+        ("--cpu-profile", machine.cpu_profile == cpu_profile),
+        ("--pages", machine.pages == pages),
+        ("--prefault", machine.prefault == prefault),
+        ("--boot", machine.protocol == protocol),
+    ] {
+        if !is_default {
+            return Err(Error::Machine(option));
+        }
+    }
+    Ok(())
+}
+
 fn available(kit: &Kit) -> Result<(), Error> {
     match probe_virtualization(kit) {
         Availability::Ready => Ok(()),
@@ -310,6 +342,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 
 #[cfg(test)]
 mod tests {
+    use tare_vmm::{BootProtocol, CpuProfile, Pages};
+
     use super::*;
 
     fn record() -> Record {
@@ -324,6 +358,22 @@ mod tests {
     fn write(directory: &Path, record: &Record) {
         fs::create_dir(directory).unwrap();
         fs::write(directory.join(MACHINE), serde_json::to_string(record).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn test_check_names_the_option_that_is_not_kept() {
+        let defaults = GuestMachine::default();
+        check(defaults).unwrap();
+        for (machine, option) in [
+            (GuestMachine { vcpus: 2, ..defaults }, "--vcpus"),
+            (GuestMachine { cpu_profile: CpuProfile::Portable, ..defaults }, "--cpu-profile"),
+            (GuestMachine { pages: Pages::Small, ..defaults }, "--pages"),
+            (GuestMachine { prefault: true, ..defaults }, "--prefault"),
+            (GuestMachine { protocol: BootProtocol::Pvh, ..defaults }, "--boot"),
+        ] {
+            let error = check(machine).unwrap_err().to_string();
+            assert!(error.contains(option), "{error}");
+        }
     }
 
     #[test]

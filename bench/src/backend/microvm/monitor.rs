@@ -9,7 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use tare_container::Entrance;
-use tare_vmm::{Observer, Streams, Times};
+use tare_vmm::{Filled, Observer, Streams, Times};
 use tare_workload::{Decoder, Event};
 
 use super::super::channel::record;
@@ -37,13 +37,14 @@ pub(in crate::backend) fn leave_the_harness() {
 pub(super) fn become_vmm(
     origin: &Origin,
     prepared: &tare_vmm::Prepared,
+    filled: Option<Filled>,
     streams: Streams,
     writer: &OwnedFd,
     entrance: Option<Entrance<'_>>,
 ) -> i32 {
     RECORD_FD.store(writer.as_raw_fd(), Ordering::Relaxed);
     // A panic must not unwind into the frames, and run the destructors, of the parent.
-    let run = AssertUnwindSafe(|| run_vmm(origin, prepared, streams, entrance));
+    let run = AssertUnwindSafe(|| run_vmm(origin, prepared, filled, streams, entrance));
     let failure = match panic::catch_unwind(run) {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -72,10 +73,11 @@ pub(in crate::backend) fn close_all_but(mut kept: Vec<i32>) {
 fn run_vmm(
     origin: &Origin,
     prepared: &tare_vmm::Prepared,
+    filled: Option<Filled>,
     streams: Streams,
     entrance: Option<Entrance<'_>>,
 ) -> Result<(), Box<dyn error::Error>> {
-    let mut vmm = origin.launch(prepared, streams)?;
+    let mut vmm = origin.launch(prepared, filled, streams)?;
     if let Some(entrance) = entrance {
         entrance.enter()?;
     }

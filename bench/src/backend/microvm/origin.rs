@@ -1,17 +1,21 @@
 //! Where a guest begins: at its kernel's first instruction, or where a template of it parked.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use tare_vmm::{Captured, Snapshot, Streams, Vmm};
+use tare_vmm::{Captured, Filled, Snapshot, Streams, Vmm};
 
 use super::monitor::Recorder;
+use super::pool::Pool;
 use super::template::Template;
+use crate::kit::file_system_of;
 
 /// Where a guest begins.
 pub(super) enum Origin {
     /// At its kernel's first instruction.
     Boot,
+    /// There, in memory that was filled before the launch.
+    Pooled(Pool),
     /// Where the template parked, by the files of its snapshot.
     Files(Template),
     /// There, by the snapshot that is open.
@@ -33,10 +37,14 @@ impl Origin {
         };
         match self {
             Origin::Boot => vec!["cold boot".to_owned()],
+            Origin::Pooled(pool) => pool.state(),
             Origin::Files(template) => vec![
                 snapshot(template),
-                "each launch opens, reads and checks the state; the memory was checked once"
-                    .to_owned(),
+                format!(
+                    "each launch opens, reads and checks the state; the memory was checked once \
+                     (files on {}, there in large pages if that is tmpfs)",
+                    file_system_of(&template.directory)
+                ),
             ],
             Origin::Kept { snapshot, .. } => {
                 vec![format!("snapshot {}, opened by each launch", snapshot.display())]
@@ -52,11 +60,15 @@ impl Origin {
     pub(super) fn launch(
         &self,
         prepared: &tare_vmm::Prepared,
+        filled: Option<Filled>,
         streams: Streams,
     ) -> Result<Vmm, tare_vmm::Error> {
         let observer = Box::<Recorder>::default();
         match self {
-            Origin::Boot => Vmm::launch_with(prepared, streams, observer),
+            Origin::Boot | Origin::Pooled(_) => match filled {
+                None => Vmm::launch_with(prepared, streams, observer),
+                Some(filled) => Vmm::launch_in(prepared, filled, streams, observer),
+            },
             Origin::Open(template) => {
                 Vmm::restore_with(prepared, &template.snapshot, streams, observer)
             }
@@ -73,19 +85,11 @@ impl Origin {
         }
     }
 
-    /// Where the template's snapshot is.
-    pub(super) fn template(&self) -> Option<&Path> {
-        match self {
-            Origin::Files(template) | Origin::Open(template) => Some(&template.directory),
-            Origin::Boot | Origin::Kept { .. } => None,
-        }
-    }
-
     /// What a launch needs to be open.
     pub(super) fn fd(&self) -> Option<RawFd> {
         match self {
             Origin::Open(template) => Some(template.snapshot.as_fd().as_raw_fd()),
-            Origin::Boot | Origin::Files(_) | Origin::Kept { .. } => None,
+            Origin::Boot | Origin::Pooled(_) | Origin::Files(_) | Origin::Kept { .. } => None,
         }
     }
 }

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use tare_vmm::{
-    Capture, Captured, Edge, End, Observer, Prepared, Snapshot, SnapshotError, Stopper, Vmm,
-    WorkingSet,
+    Capture, Captured, Edge, End, Observer, Prepared, Snapshot, SnapshotError, Stopper, Touched,
+    Vmm, WorkingSet,
 };
 use tare_workload::{Decoder, Event, Mark};
 
@@ -54,6 +54,14 @@ impl Template {
         Template::make(prepared, directory, |capture| capture)
     }
 
+    /// Boots the guest until its workload is ready to run; which large pages it has come to by then.
+    pub(super) fn touched(prepared: &Prepared) -> Result<Touched, Error> {
+        let watch = Watch::until(Point::Ready);
+        let mut vmm = Vmm::launch(prepared, Box::new(watch.clone()))?;
+        watch.run_to_ready(&mut vmm)?;
+        Ok(vmm.touched()?)
+    }
+
     /// As `new`, and has it on the disk.
     pub(super) fn durable(prepared: &Prepared, directory: &Path) -> Result<Template, Error> {
         Template::make(prepared, directory, Capture::durable)
@@ -91,11 +99,8 @@ impl Template {
 fn record(prepared: &Prepared, snapshot: &Snapshot) -> Result<WorkingSet, Error> {
     let watch = Watch::until(Point::Ready);
     let (mut vmm, recording) = Vmm::record(prepared, snapshot, Box::new(watch.clone()))?;
-    match watch.run(&mut vmm) {
-        // One that misses its user's streams ends before it is ready: what it touched counts.
-        Ok(()) | Err(Error::NotParked { .. }) => Ok(vmm.recorded(recording)?),
-        Err(error) => Err(error),
-    }
+    watch.run_to_ready(&mut vmm)?;
+    Ok(vmm.recorded(recording)?)
 }
 
 /// Runs `body` and stops the guest if it takes longer. The thread for it is gone when this returns:
@@ -148,6 +153,15 @@ impl Watch {
         }
         let said = self.said.get().map_or(String::new(), |text| format!(": {text}"));
         Err(Error::NotParked { end: outcome.end, said })
+    }
+
+    /// As `run`, for a guest of which only counts what it touches.
+    fn run_to_ready(&self, vmm: &mut Vmm) -> Result<(), Error> {
+        match self.run(vmm) {
+            // One that misses its user's streams ends before it is ready: what it touched counts.
+            Err(Error::NotParked { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     fn pause(&self) {

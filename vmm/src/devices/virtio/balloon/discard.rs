@@ -3,12 +3,16 @@
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 
 use super::PAGE_BYTES;
+use crate::mapping::HUGE_PAGE_BYTES;
 
 /// What guest memory is made of, as far as giving it back is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backing {
     /// Anonymous memory: a page that is given up is zero when it is touched again.
     Anonymous,
+    /// Anonymous memory and, a large page at least at a time, a file that nothing else has mapped:
+    /// there, what the file has is given up too.
+    Filled,
     /// A file, mapped copy-on-write: a page that were just given up would have the file's contents
     /// again, a past that the guest may have erased. Anonymous memory takes its place.
     File,
@@ -16,10 +20,11 @@ pub(super) enum Backing {
 
 impl Backing {
     pub(super) fn of(memory: &GuestMemoryMmap) -> Backing {
-        let anonymous = |flags| flags & libc::MAP_ANONYMOUS != 0;
-        match memory.iter().all(|region| anonymous(region.flags())) {
-            true => Backing::Anonymous,
-            false => Backing::File,
+        let has = |flag| memory.iter().all(|region| region.flags() & flag != 0);
+        match (has(libc::MAP_SHARED), has(libc::MAP_ANONYMOUS)) {
+            (true, _) => Backing::Filled,
+            (false, true) => Backing::Anonymous,
+            (false, false) => Backing::File,
         }
     }
 
@@ -41,6 +46,8 @@ impl Backing {
             // SAFETY: the range is guest memory, of which nothing in this process holds
             // references: all accesses are by pointer, and find zeros from now on.
             Backing::Anonymous => unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) == 0 },
+            // SAFETY: as above.
+            Backing::Filled => unsafe { give_back_each(from, to) },
             // SAFETY: as above; the new mapping is in the old one's place at once and may be
             // accessed in the same ways.
             Backing::File => unsafe {
@@ -54,4 +61,25 @@ impl Backing {
         };
         if done { length as u64 } else { 0 }
     }
+}
+
+/// Gives back a range of which some large pages are of a file and others are anonymous.
+///
+/// # Safety
+///
+/// As of [`Backing::give_back`].
+unsafe fn give_back_each(from: usize, to: usize) -> bool {
+    let mut start = from;
+    while start < to {
+        let end = (start + 1).next_multiple_of(HUGE_PAGE_BYTES).min(to);
+        let give = |advice| {
+            // SAFETY: as the caller warrants; the advice for a file fails where there is none.
+            unsafe { libc::madvise((start as *mut u8).cast(), end - start, advice) == 0 }
+        };
+        if !give(libc::MADV_REMOVE) && !give(libc::MADV_DONTNEED) {
+            return false;
+        }
+        start = end;
+    }
+    true
 }

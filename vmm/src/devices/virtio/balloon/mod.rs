@@ -55,8 +55,10 @@ pub(crate) struct Balloon {
     features: u64,
     control: BalloonControl,
     config: [u8; CONFIG_BYTES],
-    /// Where free pages are reported: the queue behind those that the driver has chosen.
-    reporting: usize,
+    /// The driver tells statistics.
+    has_statistics: bool,
+    /// Where free pages are reported, if they are: the queue behind those that the driver has chosen.
+    reporting: Option<usize>,
     /// The driver was asked for statistics.
     asked: bool,
     buffers: Buffers,
@@ -80,7 +82,8 @@ impl Balloon {
             features,
             control: BalloonControl::new(config.target_bytes)?,
             config: [0; CONFIG_BYTES],
-            reporting: STATISTICS + 1,
+            has_statistics: false,
+            reporting: None,
             asked: false,
             buffers: Buffers::new(QUEUE_SIZE),
         })
@@ -227,8 +230,9 @@ impl Device for Balloon {
 
     fn negotiated(&mut self, features: u64) {
         // A queue that the driver does without has no number (Linux, virtio_balloon.c).
-        let has_statistics = features & 1 << STATS_VQ != 0;
-        self.reporting = if has_statistics { STATISTICS + 1 } else { STATISTICS };
+        self.has_statistics = features & 1 << STATS_VQ != 0;
+        let reporting = if self.has_statistics { STATISTICS + 1 } else { STATISTICS };
+        self.reporting = (features & 1 << PAGE_REPORTING != 0).then_some(reporting);
         self.asked = false;
         if features == 0 {
             // The pages are the guest's again (section 5.5.6).
@@ -262,8 +266,8 @@ impl Device for Balloon {
             INFLATE => self.drain(index, queues, Balloon::inflate),
             // A page comes back when it is touched.
             DEFLATE => self.drain(index, queues, |_, _| {}),
-            _ if index == self.reporting => self.drain(index, queues, Balloon::take_free),
-            STATISTICS => self.statistics(queues),
+            _ if Some(index) == self.reporting => self.drain(index, queues, Balloon::take_free),
+            STATISTICS if self.has_statistics => self.statistics(queues),
             _ => Ok(()),
         }
     }
@@ -275,7 +279,7 @@ impl Device for Balloon {
 
     fn host_ready(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
         queues.config_changed |= self.follow();
-        if self.reporting == STATISTICS { Ok(()) } else { self.statistics(queues) }
+        if self.has_statistics { self.statistics(queues) } else { Ok(()) }
     }
 
     fn state(&self) -> Vec<u8> {

@@ -8,6 +8,8 @@ use vm_memory::{Bytes, GuestMemoryMmap};
 use super::super::driver::{BUFFERS, Driver, NEXT, WRITE};
 use super::*;
 use crate::Pages;
+use crate::filled::Run;
+use crate::mapping::{NAME, memory_file};
 use crate::memory::GuestRam;
 
 const RAM_BYTES: u64 = 16 << 20;
@@ -36,6 +38,14 @@ impl Bench {
         // The queues are in memory that was full of the same.
         bench.ram.write(0, &[0; 1 << 20]).unwrap();
         bench
+    }
+
+    /// A guest of which the first large page and the one in the middle were filled before.
+    fn filled() -> Bench {
+        let file = memory_file(NAME).unwrap();
+        file.set_len(RAM_BYTES).unwrap();
+        let runs = [Run { first: 0, count: 1 }, Run { first: 4, count: 1 }];
+        Bench::of(GuestRam::filled(RAM_BYTES, Pages::Thp, false, &file, &runs).unwrap())
     }
 
     fn of(ram: GuestRam) -> Bench {
@@ -105,6 +115,25 @@ fn test_inflated_pages_are_the_host_s_and_come_back_as_zeros() {
     assert_eq!(bench.driver.used(DEFLATE), Some((0, 0)));
     bench.ram.write(VICTIMS, &[1]).unwrap();
     assert_eq!(bench.byte(VICTIMS), 1);
+}
+
+#[test]
+fn test_pages_that_were_filled_before_are_given_up_by_their_file_too() {
+    let mut bench = Bench::filled();
+    bench.ram.write(VICTIMS, &vec![7; 4 << 20]).unwrap();
+    // Those of the file, those of no file, and two of each.
+    let boundary = VICTIMS + (2 << 20);
+    let file = File::open("/proc/self/maps").unwrap();
+    let name = std::io::read_to_string(file).unwrap();
+    assert!(name.contains("/memfd:tare-guest-ram"), "a part is of a file: {name}");
+    let numbers: Vec<u32> = (0..4).map(|page| number(boundary) - 2 + page).collect();
+    bench.inflate(&numbers).unwrap();
+    assert_eq!(bench.control.state().inflated_bytes, 4 * 4096);
+    let seen = [-3_i64, -2, -1, 0, 1, 2]
+        .map(|page| bench.byte(boundary.checked_add_signed(page * 4096).unwrap()));
+    assert_eq!(seen, [7, 0, 0, 0, 0, 7]);
+    bench.ram.write(boundary - 4096, &[1]).unwrap();
+    assert_eq!(bench.byte(boundary - 4096), 1);
 }
 
 #[test]
