@@ -268,6 +268,10 @@ impl Devices {
     ) -> Result<bool, KvmError> {
         let (Source::Host { device, .. } | Source::Driver { device, .. }) = *source;
         let Some(slot) = self.virtio.get(device) else { return Ok(false) };
+        if matches!(source, Source::Host { .. }) && lock(slot).0.gathers() {
+            // Not under the lock, which a vCPU may want.
+            std::thread::yield_now();
+        }
         let (transport, line) = &mut *lock(slot);
         match *source {
             Source::Host { .. } => transport.host_ready(ram.memory()),

@@ -101,6 +101,12 @@ pub(crate) trait Device: fmt::Debug + Send {
         None
     }
 
+    /// Whether more for the guest is likely to follow at once: then the device thread lets whoever
+    /// sends it go first, where both share a CPU, and the guest is interrupted once for all.
+    fn gathers(&self) -> bool {
+        false
+    }
+
     /// Finishes what it has begun and does not begin anything: a snapshot is taken. A device that
     /// never leaves anything between two calls has nothing to do.
     ///

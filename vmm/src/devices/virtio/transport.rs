@@ -294,6 +294,11 @@ impl Transport {
         self.device.source()
     }
 
+    /// See [`Device::gathers`].
+    pub(crate) fn gathers(&self) -> bool {
+        self.device.gathers()
+    }
+
     fn features(&self) -> u64 {
         FEATURES | self.device.features()
     }

@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use virtio_bindings::virtio_net as net;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -58,7 +59,9 @@ const OFFLOADS: [(u32, u32); 4] = [
     (net::VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
 ];
 /// What else is offered. A tap with the header takes any packet unfinished.
-const FEATURES: [u32; 7] = [
+const FEATURES: [u32; 8] = [
+    // A packet of many parts then takes one descriptor of the queue, which holds the more of them.
+    VIRTIO_RING_F_INDIRECT_DESC,
     net::VIRTIO_NET_F_CSUM,
     net::VIRTIO_NET_F_HOST_TSO4,
     net::VIRTIO_NET_F_HOST_TSO6,
@@ -86,6 +89,8 @@ pub(crate) struct Net {
     /// The packet that is sent.
     buffers: Buffers,
     room: Room,
+    /// The host's last packet was a large one.
+    streams: bool,
     /// A packet that found too little room, and its length.
     spare: Box<[u8]>,
     kept: Option<usize>,
@@ -135,6 +140,7 @@ impl Net {
             mergeable: false,
             buffers: Buffers::new(QUEUE_SIZE),
             room: Room::new(),
+            streams: false,
             spare: vec![0; PACKET_BYTES].into(),
             kept: None,
         };
@@ -207,6 +213,7 @@ impl Net {
         let got = self.room.buffers().with_spare(spare, |buffers| unsafe { tap.receive(buffers) });
         match got {
             Ok(length) if length <= room => {
+                self.streams = length as u64 > SMALL_BYTES;
                 self.room.give(queue, memory, length)?;
                 Ok(Look::Packet)
             }
@@ -292,6 +299,7 @@ impl Device for Net {
     fn negotiated(&mut self, features: u64) {
         self.hear(false);
         self.kept = None;
+        self.streams = false;
         self.room.forget();
         let has = |feature: u32| features & 1 << feature != 0;
         self.mergeable = has(net::VIRTIO_NET_F_MRG_RXBUF);
@@ -342,6 +350,10 @@ impl Device for Net {
             self.transmit(queues, u64::MAX)?;
         }
         self.receive(queues)
+    }
+
+    fn gathers(&self) -> bool {
+        self.streams
     }
 
     fn settle(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {

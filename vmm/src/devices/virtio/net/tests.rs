@@ -1,7 +1,7 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
@@ -155,6 +155,39 @@ fn test_transmit_sends_each_chain_as_one_packet() {
         (bench.used(TX), bench.used(TX), bench.used(TX)),
         (Some((0, 0)), Some((0, 0)), None)
     );
+}
+
+#[test]
+fn test_transmit_sends_a_packet_of_an_indirect_table() {
+    let mut bench = Bench::new(0);
+    let sent = packet(100);
+    bench.memory.write_slice(&sent, GuestAddress(BUFFERS)).unwrap();
+    let table = BUFFERS + 0x1000;
+    let parts =
+        [(BUFFERS, HEADER_BYTES as u32, NEXT, 1_u16), (BUFFERS + HEADER_BYTES as u64, 100, 0, 0)];
+    for (at, (address, length, flags, next)) in (table..).step_by(16).zip(parts) {
+        bench.memory.write_obj(address, GuestAddress(at)).unwrap();
+        bench.memory.write_obj(length, GuestAddress(at + 8)).unwrap();
+        bench.memory.write_obj(flags, GuestAddress(at + 12)).unwrap();
+        bench.memory.write_obj(next, GuestAddress(at + 14)).unwrap();
+    }
+    assert_ne!(bench.net.features() & 1 << VIRTIO_RING_F_INDIRECT_DESC, 0);
+    bench.describe(TX, 5, table, 32, VRING_DESC_F_INDIRECT as u16, 0);
+    bench.offer(TX, 5);
+    bench.notify(TX).unwrap();
+    assert_eq!(bench.received().unwrap(), sent);
+    assert_eq!(bench.used(TX), Some((5, 0)));
+}
+
+#[test]
+fn test_gathers_while_the_host_sends_large_packets() {
+    let mut bench = Bench::new(1 << net::VIRTIO_NET_F_MRG_RXBUF);
+    bench.room(16, 4096);
+    for (bytes, gathers) in [(60, false), (9000, true), (60, false)] {
+        bench.send(&packet(bytes));
+        bench.ready().unwrap();
+        assert_eq!(bench.net.gathers(), gathers, "{bytes}");
+    }
 }
 
 #[test]
