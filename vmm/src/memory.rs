@@ -346,6 +346,8 @@ pub(crate) fn ranges(bytes: u64) -> impl Iterator<Item = (u64, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::Bytes;
+
     use super::*;
 
     #[test]
