@@ -87,6 +87,8 @@ fn inside_the_lab_copies_run() {
     }
 }
 
+const EVERY_MICROVM: &str = "microvm,microvm:pooled,microvm:snapshot,microvm:clone";
+
 #[test]
 fn test_every_workload_runs_in_copies_that_begin_sooner() {
     if !may_run("test_every_workload_runs_in_copies", "QEMU", has_lab()) {
@@ -95,7 +97,7 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
-    command.args(["--", "compare", "--on", "microvm,microvm:snapshot,microvm:clone"]);
+    command.args(["--", "compare", "--on", EVERY_MICROVM]);
     let shown = output(command.args(["--workload", "start,file", "--replicates", "3"]));
     assert!(shown.status.success(), "{}", text(&shown));
     let results = load_only(&directory.path().join("results"));
@@ -103,11 +105,17 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
         assert_eq!(cell.status, Status::Ok, "{}", cell.title());
         assert!(cell.failures.is_empty(), "{}: {:?}", cell.title(), cell.failures);
     }
-    let init_ns = |backend: &str| {
+    let median = |backend: &str, metric: &str| {
         let mut cells = results.cells.iter();
         let cell = cells.find(|cell| cell.backend == backend && cell.workload == "start");
-        cell.unwrap().summary("launch_to_init_ns").unwrap().median.value
+        cell.unwrap().summary(metric).unwrap().median.value
     };
+    let init_ns = |backend: &str| median(backend, "launch_to_init_ns");
+    let enter_ns = |backend: &str| median(backend, "launch_to_enter_ns");
+    let ratio = enter_ns("microvm:pooled") / enter_ns("microvm");
+    assert!(ratio <= 0.5, "filled memory leaves {ratio} of a launch's time to enter");
+    let ratio = init_ns("microvm:pooled") / init_ns("microvm");
+    assert!(ratio <= 0.85, "filled memory leaves {ratio} of a boot's time to init");
     for backend in ["microvm:snapshot", "microvm:clone"] {
         let ratio = init_ns(backend) / init_ns("microvm");
         assert!(ratio <= 0.3, "{backend} takes {ratio} of a boot's time to init");
