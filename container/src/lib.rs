@@ -55,6 +55,7 @@ mod compile;
 mod container;
 mod error;
 mod floor;
+pub mod image;
 mod jail;
 mod network;
 mod prepared;
