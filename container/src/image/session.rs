@@ -173,13 +173,7 @@ impl<'s> Session<'s> {
         limits: &UnpackLimits,
     ) -> Result<PathBuf, Error> {
         let name = blob.digest.to_string();
-        let path = self.store.blob_path(&blob.digest);
-        let mut archive = File::open(&path).map_err(Error::io("open", &path))?;
-        let tally = Tally::up_to(Some(blob.size_bytes));
-        let intake = Intake::new(&mut archive, None, &tally, &|_| {});
-        let staged = self.unpack_staged(intake, &tally, limits, Some(below));
-        let staged = staged.map_err(|error| explain(error, &name, &tally, Some(*blob)))?;
-        check(&name, &tally, Some(*blob))?;
+        let staged = self.unpack_blob(blob, below, limits)?;
         check_diff_id(&name, Some(diff_id), staged.diff_id)?;
         let Outcome::Done(unpacked) = staged.outcome else {
             let why = "it needs layers below it, and there are none".to_owned();
@@ -187,6 +181,33 @@ impl<'s> Session<'s> {
         };
         let key = if unpacked.depends { dependent_key(chain_id) } else { diff_id };
         self.publish_layer(&staged.path, &key, diff_id, &unpacked)
+    }
+
+    /// Unpacks a layer that is in the store once more, for this session alone. Returns the tree.
+    pub(crate) fn unpack_again(
+        &self,
+        blob: &Blob,
+        below: &[PathBuf],
+        limits: &UnpackLimits,
+    ) -> Result<PathBuf, Error> {
+        Ok(self.unpack_blob(blob, below, limits)?.path.join("tree"))
+    }
+
+    fn unpack_blob(
+        &self,
+        blob: &Blob,
+        below: &[PathBuf],
+        limits: &UnpackLimits,
+    ) -> Result<Staged, Error> {
+        let name = blob.digest.to_string();
+        let path = self.store.blob_path(&blob.digest);
+        let mut archive = File::open(&path).map_err(Error::io("open", &path))?;
+        let tally = Tally::up_to(Some(blob.size_bytes));
+        let intake = Intake::new(&mut archive, None, &tally, &|_| {});
+        let staged = self.unpack_staged(intake, &tally, limits, Some(below));
+        let staged = staged.map_err(|error| explain(error, &name, &tally, Some(*blob)))?;
+        check(&name, &tally, Some(*blob))?;
+        Ok(staged)
     }
 
     fn unpack_staged<'a>(
@@ -326,7 +347,7 @@ fn explain(failed: Failed, name: &str, tally: &Tally, announced: Option<Blob>) -
     }
 }
 
-fn check(name: &str, tally: &Tally, announced: Option<Blob>) -> Result<Blob, Error> {
+pub(crate) fn check(name: &str, tally: &Tally, announced: Option<Blob>) -> Result<Blob, Error> {
     let found = Blob { digest: tally.digest(), size_bytes: tally.bytes() };
     let Some(announced) = announced else { return Ok(found) };
     let what = name.to_owned();
