@@ -49,10 +49,9 @@ impl LateBar {
         if total > 0 {
             self.bar.set_length(total);
         }
-        if self.begin.elapsed() > LATE && !self.is_shown.swap(true, Ordering::Relaxed) {
-            if stderr().is_terminal() {
-                self.bar.set_draw_target(ProgressDrawTarget::stderr());
-            }
+        let is_late = self.begin.elapsed() > LATE;
+        if is_late && !self.is_shown.swap(true, Ordering::Relaxed) && stderr().is_terminal() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
     }
 }

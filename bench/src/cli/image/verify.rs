@@ -182,8 +182,7 @@ fn verify_in_lab(args: &VerifyArgs) -> anyhow::Result<u8> {
     arguments.push(args.target.clone().into());
     let out_dir = RunDir::new()?;
     let errand = Errand {
-        // Whether bytes are the same takes no exact clock.
-        flavour: FlavourArg::Functional,
+        flavour: FlavourArg::Deterministic,
         machine: args.machine,
         program: None,
         arguments,
@@ -201,12 +200,12 @@ fn verify_in_lab(args: &VerifyArgs) -> anyhow::Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::MetricSamples;
+    use crate::results::{Better, MetricSamples};
 
     fn sample(samples: &[f64]) -> Sample {
         let metric = MetricSamples {
             name: DIGEST_METRIC.to_owned(),
-            unit: tare_workload::Unit::Count,
+            unit: "count".to_owned(),
             better: Better::Lower,
             values: samples.to_vec(),
         };
