@@ -55,6 +55,10 @@ mod compile;
 mod container;
 mod error;
 mod floor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod image;
 mod jail;
 mod network;
 mod prepared;
