@@ -74,7 +74,11 @@ pub(super) fn on_directory(
     work: &Path,
     volatile: bool,
 ) -> Result<(), Error> {
-    let mut first = if volatile { b"volatile,".to_vec() } else { Vec::new() };
+    // Whatever the module's defaults are: what is kept must not refer to the layers below.
+    let mut first = b"redirect_dir=off,metacopy=off,".to_vec();
+    if volatile {
+        first.extend(b"volatile,");
+    }
     for (key, path) in [(&b"upperdir="[..], upper), (b",workdir=", work)] {
         first.extend(key);
         escape(path.as_os_str(), &mut first);

@@ -61,6 +61,14 @@ mod stream;
 mod tree;
 mod unpack;
 
+pub(crate) use archive::{Archive, Kind};
+#[cfg(test)]
+pub(crate) use fixture::may_unpack;
+pub(crate) use intake::{Intake, Tally};
+pub(crate) use lower::{Lower, open_directory};
+pub(crate) use name::Name;
+pub(crate) use stream::Stream;
+
 pub use blob::Blob;
 pub use bundle::{Bundle, Entry};
 pub use collect::Collected;
