@@ -61,6 +61,8 @@ pub mod image;
 mod jail;
 mod network;
 mod prepared;
+#[cfg(feature = "pull")]
+pub mod pull;
 mod resolve;
 mod script;
 mod seccomp;

@@ -294,7 +294,7 @@ fn malformed(what: &str, why: &dyn std::fmt::Display) -> Error {
 }
 
 /// What stands for a blob in other documents.
-fn descriptor(media_type: MediaType, blob: Blob) -> Result<Descriptor, Error> {
+pub(crate) fn descriptor(media_type: MediaType, blob: Blob) -> Result<Descriptor, Error> {
     let digest: oci_spec::image::Digest =
         blob.digest.to_string().parse().map_err(|error| malformed("a digest", &error))?;
     Ok(Descriptor::new(media_type, blob.size_bytes, digest))
