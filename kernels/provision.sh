@@ -21,12 +21,13 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   libelf-dev             its objtool, which 64-bit x86 always builds
 #   binutils xz-utils      linker; unpacking of sources and modules
 #   e2fsprogs              mke2fs, e2fsck, debugfs
+#   erofs-utils            mkfs.erofs, for read-only disks of images
 #   busybox-static         the base root file system
 #   strace                 a test counts the agent's system calls
 #   cpio                   a test has it read our archives
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  busybox-static strace cpio
+  erofs-utils busybox-static strace cpio
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts

@@ -33,6 +33,7 @@ pub mod clock;
 pub mod guest_kernel;
 pub mod harness;
 pub mod host;
+pub mod image;
 pub mod interrupt;
 pub mod kit;
 pub mod lab;

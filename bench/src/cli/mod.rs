@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod doctor;
+mod image;
 mod kernel;
 mod lab;
 mod launch;
@@ -31,7 +32,7 @@ pub mod exit {
     pub const MISSING: u8 = 3;
     /// The run ended, but some cells failed or could not run.
     pub const INCOMPLETE: u8 = 4;
-    /// `tare launch`: the boxes' exit codes differ.
+    /// `tare launch`: the boxes' exit codes differ; `tare image verify`: their digests do.
     pub const DIFFERENT: u8 = 5;
     /// `tare bench`: a figure is beyond what it must be.
     pub const MISSED: u8 = 6;
@@ -46,7 +47,7 @@ Exit codes:
   2    wrong usage
   3    something needed is missing; standard error says how to get it
   4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
-  5    launch: the boxes' exit codes differ
+  5    launch: the boxes' exit codes differ; image verify: their digests do
   6    bench: a figure is beyond what it must be
   130  interrupted; what had been measured is saved (in the lab: nothing is)
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
@@ -82,6 +83,9 @@ enum Command {
     /// Build and find guest kernels
     #[command(subcommand)]
     Kernel(kernel::KernelCommand),
+    /// Keep images, which every box can run
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Keep a microVM that has booted, and go on from it as often as wanted
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -114,6 +118,9 @@ pub struct KitArgs {
     /// Directory with the root file system for commands [default: a small one with busybox]
     #[arg(long, value_name = "DIR", env = "TARE_ROOTFS")]
     pub rootfs: Option<PathBuf>,
+    /// Image whose tree is the root file system instead: a name or digest of `tare image ls`
+    #[arg(long, value_name = "IMAGE", env = "TARE_IMAGE")]
+    pub image: Option<String>,
     /// Memory of a microVM, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128,
           value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
@@ -158,6 +165,7 @@ impl KitArgs {
         crate::kit::Choice {
             kernel: self.kernel.clone().unwrap_or_default(),
             rootfs: self.rootfs.clone(),
+            image: self.image.clone(),
             disk_engine: self.disk_engine.into(),
             modules: self.microvm.modules.clone(),
             machine: self.microvm.machine(),
@@ -178,6 +186,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,
         Command::Kernel(command) => kernel::run(&command)?,
+        Command::Image(command) => image::run(&command)?,
         Command::Snapshot(command) => snapshot::run(&command)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());

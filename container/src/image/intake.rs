@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 
 use sha2::{Digest as _, Sha256};
 
@@ -78,9 +79,20 @@ impl Read for Intake<'_> {
         self.tally.bytes.set(self.tally.bytes.get() + bytes.len() as u64);
         if let Some(mut copy) = self.copy {
             copy.write_all(bytes)?;
+            begin_write_back(copy, self.tally.bytes.get() - bytes.len() as u64, bytes.len() as u64);
         }
         (self.on_bytes)(bytes.len() as u64);
         Ok(count)
+    }
+}
+
+/// Has the disk begin to write, so that there is little to wait for in the end. Only a hint: what
+/// comes of it is seen when the file is synced.
+fn begin_write_back(file: &File, offset: u64, bytes: u64) {
+    let (offset, bytes) = (offset.cast_signed(), bytes.cast_signed());
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE);
     }
 }
 

@@ -37,7 +37,9 @@
 mod archive;
 mod blob;
 mod bundle;
+mod check;
 mod collect;
+mod derive;
 mod digest;
 mod docker;
 mod error;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::blob::Blob;
 use super::digest::Digest;
@@ -28,7 +29,16 @@ pub struct Session<'s> {
     store: &'s Store,
     staging: PathBuf,
     next: AtomicU64,
+    /// Blobs that are whole, but not known to be on the disk yet.
+    pending: Mutex<Vec<Pending>>,
     _hold: Hold,
+}
+
+#[derive(Debug)]
+struct Pending {
+    file: File,
+    staged: PathBuf,
+    digest: Digest,
 }
 
 /// A layer to be added, and what is known of it.
@@ -68,7 +78,13 @@ impl<'s> Session<'s> {
             .mode(0o700)
             .create(&staging)
             .map_err(Error::io("make the directory", &staging))?;
-        Ok(Session { store, staging, next: AtomicU64::new(0), _hold: hold })
+        Ok(Session {
+            store,
+            staging,
+            next: AtomicU64::new(0),
+            pending: Mutex::default(),
+            _hold: hold,
+        })
     }
 
     /// The store that is added to.
@@ -113,7 +129,7 @@ impl<'s> Session<'s> {
         let mut intake = Intake::new(source, Some(&copy), &tally, &|_| {});
         intake.drain(&mut vec![0; CHUNK_BYTES]).map_err(Error::io("read", Path::new(name)))?;
         let blob = check(name, &tally, announced)?;
-        self.publish_blob(&copy, &path, &blob)?;
+        self.defer(copy, path, &blob);
         Ok(blob)
     }
 
@@ -133,7 +149,7 @@ impl<'s> Session<'s> {
         let staged = staged.map_err(|error| explain(error, name, &tally, announced))?;
         let blob = check(name, &tally, announced)?;
         check_diff_id(name, diff_id, staged.diff_id)?;
-        self.publish_blob(&copy, &path, &blob)?;
+        self.defer(copy, path, &blob);
         let unpacked = match &staged.outcome {
             Outcome::NeedsBelow => false,
             Outcome::Done(unpacked) => {
@@ -157,13 +173,7 @@ impl<'s> Session<'s> {
         limits: &UnpackLimits,
     ) -> Result<PathBuf, Error> {
         let name = blob.digest.to_string();
-        let path = self.store.blob_path(&blob.digest);
-        let mut archive = File::open(&path).map_err(Error::io("open", &path))?;
-        let tally = Tally::up_to(Some(blob.size_bytes));
-        let intake = Intake::new(&mut archive, None, &tally, &|_| {});
-        let staged = self.unpack_staged(intake, &tally, limits, Some(below));
-        let staged = staged.map_err(|error| explain(error, &name, &tally, Some(*blob)))?;
-        check(&name, &tally, Some(*blob))?;
+        let staged = self.unpack_blob(blob, below, limits)?;
         check_diff_id(&name, Some(diff_id), staged.diff_id)?;
         let Outcome::Done(unpacked) = staged.outcome else {
             let why = "it needs layers below it, and there are none".to_owned();
@@ -171,6 +181,33 @@ impl<'s> Session<'s> {
         };
         let key = if unpacked.depends { dependent_key(chain_id) } else { diff_id };
         self.publish_layer(&staged.path, &key, diff_id, &unpacked)
+    }
+
+    /// Unpacks a layer that is in the store once more, for this session alone. Returns the tree.
+    pub(crate) fn unpack_again(
+        &self,
+        blob: &Blob,
+        below: &[PathBuf],
+        limits: &UnpackLimits,
+    ) -> Result<PathBuf, Error> {
+        Ok(self.unpack_blob(blob, below, limits)?.path.join("tree"))
+    }
+
+    fn unpack_blob(
+        &self,
+        blob: &Blob,
+        below: &[PathBuf],
+        limits: &UnpackLimits,
+    ) -> Result<Staged, Error> {
+        let name = blob.digest.to_string();
+        let path = self.store.blob_path(&blob.digest);
+        let mut archive = File::open(&path).map_err(Error::io("open", &path))?;
+        let tally = Tally::up_to(Some(blob.size_bytes));
+        let intake = Intake::new(&mut archive, None, &tally, &|_| {});
+        let staged = self.unpack_staged(intake, &tally, limits, Some(below));
+        let staged = staged.map_err(|error| explain(error, &name, &tally, Some(*blob)))?;
+        check(&name, &tally, Some(*blob))?;
+        Ok(staged)
     }
 
     fn unpack_staged<'a>(
@@ -194,9 +231,28 @@ impl<'s> Session<'s> {
         Ok(Staged { path, outcome, diff_id: stream.finish()? })
     }
 
-    fn publish_blob(&self, file: &File, staged: &Path, blob: &Blob) -> Result<(), Error> {
-        file.sync_data().map_err(Error::io("sync", staged))?;
-        self.publish(staged, &self.store.blob_path(&blob.digest))
+    /// A blob gets its name when it is on the disk, which takes time that other work can fill.
+    fn defer(&self, file: File, staged: PathBuf, blob: &Blob) {
+        let pending = Pending { file, staged, digest: blob.digest };
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(pending);
+    }
+
+    /// Sees to it that all blobs that were added are on the disk and have their names. An image can
+    /// refer to them then; [`Session::image`] and [`Session::assemble`] begin with it.
+    ///
+    /// # Errors
+    /// The disk does not take them.
+    pub fn settle(&self) -> Result<(), Error> {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.is_empty() {
+            return Ok(());
+        }
+        for Pending { file, staged, digest } in all.drain(..) {
+            file.sync_data().map_err(Error::io("sync", &staged))?;
+            let to = self.store.blob_path(&digest);
+            fs::rename(&staged, to).map_err(Error::io("rename", &staged))?;
+        }
+        sync_directory(&self.store.blobs_path())
     }
 
     /// Gives a layer its place. Another process may have been faster.
@@ -291,7 +347,7 @@ fn explain(failed: Failed, name: &str, tally: &Tally, announced: Option<Blob>) -
     }
 }
 
-fn check(name: &str, tally: &Tally, announced: Option<Blob>) -> Result<Blob, Error> {
+pub(crate) fn check(name: &str, tally: &Tally, announced: Option<Blob>) -> Result<Blob, Error> {
     let found = Blob { digest: tally.digest(), size_bytes: tally.bytes() };
     let Some(announced) = announced else { return Ok(found) };
     let what = name.to_owned();

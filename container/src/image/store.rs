@@ -119,7 +119,11 @@ impl Store {
     /// Where a blob is, or would be.
     #[must_use]
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.path.join("blobs/sha256").join(digest.hex())
+        self.blobs_path().join(digest.hex())
+    }
+
+    pub(crate) fn blobs_path(&self) -> PathBuf {
+        self.path.join("blobs/sha256")
     }
 
     pub(crate) fn layer_path(&self, key: &Digest) -> PathBuf {

@@ -262,6 +262,7 @@ impl Session<'_> {
     /// The configuration is not one of these layers, or the store cannot be read or written.
     pub fn assemble(&self, config: &[u8], layers: &[Blob]) -> Result<Image, Error> {
         manifest::configuration(config, "the configuration", layers.len())?;
+        self.settle()?;
         let config = descriptor(MediaType::ImageConfig, self.add_bytes(config)?)?;
         let layers = layers.iter().map(|layer| layer_descriptor(self.store(), *layer));
         let manifest = ImageManifestBuilder::default()
@@ -282,6 +283,7 @@ impl Session<'_> {
     /// # Errors
     /// Something of it is missing, or does not fit together.
     pub fn image(&self, manifest: Blob, media_type: &str) -> Result<Image, Error> {
+        self.settle()?;
         let descriptor = descriptor(MediaType::from(media_type), manifest)?;
         let image = self.store().image_of(&descriptor)?;
         self.store().layer_trees(&image)?;

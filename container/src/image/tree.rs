@@ -365,7 +365,12 @@ impl<'a> Tree<'a> {
         let path = joined(parent, last);
         let nothing = makedev(0, 0);
         match mknodat(&*directory, last, FileType::CharacterDevice, Mode::empty(), nothing) {
-            Ok(()) => return Ok(()),
+            // The same archive gives the same tree.
+            Ok(()) => {
+                let times = Attributes::IMPLIED.times();
+                return Ok(utimensat(&*directory, last, &times, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(write("set the time of", &path))?);
+            }
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(write("make the whiteout of", &path)(errno).into()),
         }

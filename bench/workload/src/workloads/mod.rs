@@ -10,6 +10,7 @@ mod run;
 mod start;
 mod stream;
 mod syscall;
+mod tree;
 
 use crate::Workload;
 
@@ -25,6 +26,7 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &roundtrip::RoundTrip,
         &run::Run,
         &probe::Probe,
+        &tree::TreeDigest,
     ]
 }
 

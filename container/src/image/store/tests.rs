@@ -315,3 +315,48 @@ fn test_import_of_what_lies_about_itself_leaves_the_store_as_it_was() {
     }
     assert_eq!(store.find("app").unwrap().layers().len(), 1);
 }
+
+#[test]
+fn test_check_finds_damage() {
+    if !may_unpack("test_check_finds_damage") {
+        return;
+    }
+    let (_directory, store) = store();
+    let implying = (Layer::default().file("etc/c", b"c"), Packing::Zstd);
+    let layout = Layout::of("app", &[(base(), Packing::Gzip), (top(), Packing::Plain), implying]);
+    let image = import(&store, layout.path(), "app").unwrap();
+    store.check(&image).unwrap();
+    assert_eq!(count(&store, STAGING), 0);
+    let trees = store.layer_trees(&image).unwrap();
+    fs::write(trees[2].join("etc/a"), "changed").unwrap();
+    let error = store.check(&image).unwrap_err().to_string();
+    assert!(error.contains("`etc/a` is not as it was unpacked"), "{error}");
+    let blob = store.blob_path(&image.layers()[0].blob.digest);
+    fs::write(&blob, b"short").unwrap();
+    let error = store.check(&image).unwrap_err().to_string();
+    assert!(error.contains("has 5 bytes"), "{error}");
+}
+
+#[test]
+fn test_derive_makes_once_and_goes_with_the_image() {
+    if !may_unpack("test_derive_makes_once_and_goes_with_the_image") {
+        return;
+    }
+    let (_directory, store) = store();
+    let layout = Layout::of("app", &[(base(), Packing::Gzip)]);
+    let image = import(&store, layout.path(), "app").unwrap();
+    let made = std::cell::Cell::new(0);
+    let derive = |is_good: bool| {
+        store.derive(&image, "disk", |path| {
+            made.set(made.get() + 1);
+            fs::write(path, "half").map_err(Error::io("write", path))?;
+            if is_good { Ok(()) } else { Err(Error::NoPlace) }
+        })
+    };
+    assert!(derive(false).is_err());
+    let path = derive(true).unwrap();
+    assert_eq!(derive(true).unwrap(), path);
+    assert_eq!((made.get(), count(&store, STAGING)), (2, 0));
+    store.remove(&"app".parse().unwrap()).unwrap();
+    assert!(!path.exists());
+}
