@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 use super::cache::Cache;
 use super::config::Description;
+use super::entry::Entries;
 use super::error::BuildError;
 use super::ignore::{self, Ignore};
+use super::layer::write_layer;
 use super::plan::{Base, Plan};
 use super::scope::{Globals, is_predefined};
 use super::stage::{Built, Stage};
 use crate::dockerfile::{Dockerfile, DockerfileError, Instruction, Step};
-use crate::image::{Image, Reference, Session, Store};
+use crate::image::{Blob, Digest, Image, NewLayer, Reference, Session, Store, UnpackLimits};
 
 /// A Dockerfile that is longer is refused by its reader.
 const DOCKERFILE_MAX_BYTES: u64 = (1 << 20) + 1;
@@ -147,6 +149,32 @@ impl Building<'_> {
             }
         }
     }
+}
+
+/// Writes a layer and stores it; its archive and the digest of that uncompressed.
+pub(super) fn store_layer(
+    session: &Session<'_>,
+    entries: &Entries,
+    epoch_s: u64,
+) -> Result<(Blob, Digest), BuildError> {
+    let path = session.staging_path();
+    let file = File::create_new(&path).map_err(BuildError::io("make", &path))?;
+    let mut writer = BufWriter::new(file);
+    write_layer(entries, epoch_s, &mut writer)?;
+    writer.flush().map_err(BuildError::io("write", &path))?;
+    let mut archive = File::open(&path).map_err(BuildError::io("open", &path))?;
+    // What was made here is no bomb: a file of zeros may look like one.
+    let limits = UnpackLimits { ratio: u64::MAX, ..UnpackLimits::default() };
+    let added = session.add_layer(NewLayer {
+        archive: &mut archive,
+        name: "of the build",
+        announced: None,
+        diff_id: None,
+        limits,
+        on_bytes: &|_| {},
+    })?;
+    fs::remove_file(&path).map_err(BuildError::io("remove", &path))?;
+    Ok((added.blob, added.diff_id))
 }
 
 /// The rules of the file beside the Dockerfile, or else of the one in the context.

@@ -31,12 +31,14 @@ mod running;
 mod scope;
 mod stage;
 mod staging;
+mod tree;
 mod unpacking;
 mod upper;
 mod users;
 
 pub use builder::{Build, BuiltImage, StepReport};
 pub use error::BuildError;
+pub use tree::Tree;
 
 #[cfg(test)]
 mod tests;

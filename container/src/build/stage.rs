@@ -1,23 +1,22 @@
 //! A stage, instruction by instruction.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::builder::{Building, StepReport};
+use super::builder::{Building, StepReport, store_layer};
 use super::cache::{Cache, Made};
 use super::config::Description;
 use super::copying::{Copying, Given, Origin, mode};
 use super::entry::{Entries, Entry};
 use super::error::BuildError;
-use super::layer::write_layer;
 use super::merged::Merged;
 use super::running::Run;
 use super::scope::Scope;
 use super::staging::{self, Staging};
 use super::users;
 use crate::dockerfile::{Command, Copy, Instruction, RunNetwork, Source, Step, is_remote, remote};
-use crate::image::{Digest, ImageLayer, NewLayer, UnpackLimits};
+use crate::image::{Digest, ImageLayer};
 
 /// A stage as far as it has come.
 #[derive(Debug, Clone, Default)]
@@ -299,7 +298,8 @@ impl<'b> Stage<'b> {
                 let made = if entries.is_empty() {
                     Made::Nothing
                 } else {
-                    self.store_layer(&entries, *epoch_s)?
+                    let (blob, diff_id) = store_layer(session, &entries, *epoch_s)?;
+                    Made::Layer { blob, diff_id }
                 };
                 cache.add(session, key, made)?;
                 made
@@ -311,28 +311,6 @@ impl<'b> Stage<'b> {
             self.built.layers.push(ImageLayer { blob, diff_id, chain_id });
         }
         Ok(found.is_some())
-    }
-
-    fn store_layer(&self, entries: &Entries, epoch_s: u64) -> Result<Made, BuildError> {
-        let session = self.building.session;
-        let path = session.staging_path();
-        let file = File::create_new(&path).map_err(BuildError::io("make", &path))?;
-        let mut writer = std::io::BufWriter::new(file);
-        write_layer(entries, epoch_s, &mut writer)?;
-        std::io::Write::flush(&mut writer).map_err(BuildError::io("write", &path))?;
-        let mut archive = File::open(&path).map_err(BuildError::io("open", &path))?;
-        // What was made here is no bomb: a file of zeros is one.
-        let limits = UnpackLimits { ratio: u64::MAX, ..UnpackLimits::default() };
-        let added = session.add_layer(NewLayer {
-            archive: &mut archive,
-            name: "of the build",
-            announced: None,
-            diff_id: None,
-            limits,
-            on_bytes: &|_| {},
-        })?;
-        fs::remove_file(&path).map_err(BuildError::io("remove", &path))?;
-        Ok(Made::Layer { blob: added.blob, diff_id: added.diff_id })
     }
 }
 

@@ -282,3 +282,20 @@ fn test_build_with_a_dockerignore_and_an_archive() {
     bench.write(".dockerignore", "ok\n[\n");
     assert!(bench.fails("FROM scratch\n").contains(".dockerignore line 2"));
 }
+
+#[test]
+fn test_tree_becomes_the_same_image_twice() {
+    let Some(bench) = Bench::new("test_tree_becomes_the_same_image_twice") else { return };
+    bench.write("etc/x", "x");
+    let context = bench.context();
+    let tree = Tree { path: &context, origin: "test", command: &["sh"], env: &["A=1"], epoch_s: 0 };
+    let name: Reference = "base".parse().unwrap();
+    let first = tree.store(&bench.store, &name).unwrap();
+    fs::write(context.join("etc/x"), "x").unwrap();
+    assert_eq!(tree.store(&bench.store, &name).unwrap().digest(), first.digest());
+    assert_eq!(bench.read(&first, "etc/x").as_deref(), Some("x"));
+    let built = bench.build("FROM base\nENV B=2\n");
+    let config = built.config().config().clone().unwrap();
+    assert_eq!(config.env().as_deref(), Some(&["A=1".to_owned(), "B=2".to_owned()][..]));
+    assert_eq!(config.cmd().as_deref(), Some(&["sh".to_owned()][..]));
+}
