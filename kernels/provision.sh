@@ -25,9 +25,10 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   busybox-static         the base root file system
 #   strace                 a test counts the agent's system calls
 #   cpio                   a test has it read our archives
+#   docker-registry        tests pull images from it
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  erofs-utils busybox-static strace cpio
+  erofs-utils busybox-static strace cpio docker-registry
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts
@@ -122,6 +123,10 @@ main() {
   if [[ ${#missing[@]} -gt 0 ]]; then
     step "apt-get install ${missing[*]}"
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}"
+    # Tests start one of their own; no service is to come with it.
+    if [[ " ${missing[*]} " == *' docker-registry '* ]] && command -v systemctl >/dev/null; then
+      systemctl --quiet disable --now docker-registry 2>/dev/null || true
+    fi
   fi
   if $need_target; then
     step "rustup target add $TARGET"

@@ -48,11 +48,13 @@
 compile_error!("tare-container speaks the x86-64 system-call interface of Linux");
 
 mod arena;
+pub mod build;
 mod capability;
 mod cgroup;
 mod child;
 mod compile;
 mod container;
+pub mod dockerfile;
 mod error;
 mod floor;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -62,6 +64,8 @@ pub mod image;
 mod jail;
 mod network;
 mod prepared;
+#[cfg(feature = "pull")]
+pub mod pull;
 mod resolve;
 mod script;
 mod seccomp;

@@ -163,6 +163,20 @@ pub enum Rootfs {
         /// Bound of what the box can write.
         size_bytes: Option<u64>,
     },
+    /// Directories of the host, topmost first, under a directory of the host that takes all changes
+    /// and keeps them. Only one box at a time may have it so.
+    OverlayOn {
+        /// Topmost first, as in an overlay's `lowerdir`.
+        lower: Vec<PathBuf>,
+        /// Takes the changes; a box that begins finds those that are there already.
+        upper: PathBuf,
+        /// Scratch of the overlay's: an empty directory on the same file system as `upper`.
+        work: PathBuf,
+        /// Whether changes may be lost with the power: nothing is synced then, and the kernel takes
+        /// `upper` only once unless `work/work/incompat/volatile` is removed
+        /// (`Documentation/filesystems/overlayfs.rst`).
+        volatile: bool,
+    },
 }
 
 /// One more mount inside the box; always `nosuid,nodev`.

@@ -11,7 +11,7 @@ use super::root::Opened;
 use super::{dev, proc};
 use crate::error::{Error, Stage};
 use crate::script::{Reg, Script};
-use crate::spec::{Dev, Mount, Proc, Rootfs, Spec};
+use crate::spec::{Dev, Mount, Proc, Spec};
 
 /// Mounts `/proc`, `/dev`, `/sys` and the spec's own. The working directory is the new root.
 pub(super) fn mounts(
@@ -85,11 +85,7 @@ fn loopback(script: &mut Script) {
 /// Makes sure that a directory at the top of the box exists, to be mounted upon.
 fn mount_point(script: &mut Script, spec: &Spec, name: &'static CStr) -> Result<(), Error> {
     let path = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-    if let Rootfs::Overlay { .. } = spec.rootfs {
-        make_directory(script, path)
-    } else {
-        require(spec, path)
-    }
+    if spec.rootfs.is_overlay() { make_directory(script, path) } else { require(spec, path) }
 }
 
 fn require(spec: &Spec, path: &Path) -> Result<(), Error> {
@@ -138,8 +134,7 @@ fn extra(
         });
     };
     let file = bind.is_some_and(|opened| !opened.directory);
-    let writable = matches!(spec.rootfs, Rootfs::Overlay { .. });
-    if writable || earlier.iter().any(|m| target.starts_with(m.target())) {
+    if spec.rootfs.is_overlay() || earlier.iter().any(|m| target.starts_with(m.target())) {
         make_target(script, inside, file)?;
     } else {
         require(spec, inside)?;

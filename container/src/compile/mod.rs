@@ -9,6 +9,7 @@ mod dev;
 mod files;
 mod inside;
 mod mount;
+mod overlay;
 mod proc;
 mod process;
 mod root;
@@ -184,7 +185,7 @@ fn validate(spec: &Spec) -> Result<(), Error> {
     if spec.args.is_empty() && !matches!(spec.program, Program::Caller) {
         return invalid("args", "there is no argv[0]", "give at least the program's name");
     }
-    if let Rootfs::Overlay { lower, .. } = &spec.rootfs
+    if let Rootfs::Overlay { lower, .. } | Rootfs::OverlayOn { lower, .. } = &spec.rootfs
         && lower.is_empty()
     {
         return invalid("rootfs", "an overlay of no directories", "name at least one");

@@ -90,6 +90,26 @@ fn test_overlay_of_two_layers_with_awkward_names() {
 }
 
 #[test]
+fn test_overlay_on_a_directory_keeps_what_is_written() {
+    let Some(bench) = Bench::new("test_overlay_on_a_directory") else { return };
+    let at = |name: &str| bench.directory.path().join(name);
+    for name in ["up,per", "wo:rk", "again"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let with = |work: &str, volatile, script| {
+        let (upper, work) = (at("up,per"), at(work));
+        let rootfs = Rootfs::OverlayOn { lower: vec![bench.rootfs()], upper, work, volatile };
+        bench.run(Spec { rootfs, ..bench.shell(script) })
+    };
+    assert!(with("wo:rk", false, "echo kept > /etc/new; rm /bin/date").0.success());
+    assert_eq!(std::fs::read_to_string(at("up,per").join("etc/new")).unwrap(), "kept\n");
+    assert!(!bench.rootfs().join("etc/new").exists());
+    let script = "cat /etc/new; test ! -e /bin/date && grep -c volatile /proc/self/mountinfo";
+    assert_eq!(with("wo:rk", false, script).1, "kept\n0\n");
+    assert_eq!(with("again", true, script).1, "kept\n1\n");
+}
+
+#[test]
 fn test_read_only_root_refuses_and_bind_root_takes_writes() {
     let Some(bench) = Bench::new("test_read_only_root_refuses") else { return };
     let script = "echo x > /etc/written && echo done";
