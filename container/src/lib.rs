@@ -53,17 +53,23 @@ mod cgroup;
 mod child;
 mod compile;
 mod container;
+mod dumpable;
 mod error;
 mod floor;
 mod jail;
+mod mount;
+mod namespace;
 mod network;
 mod prepared;
 mod resolve;
+mod running;
 mod script;
 mod seccomp;
 mod spec;
+mod terminal;
+mod user_namespace;
 
-pub use capability::Capabilities;
+pub use capability::{Capabilities, CapabilitySets};
 pub use cgroup::{
     CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, Limits, Swept, sweep,
 };
@@ -71,9 +77,11 @@ pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
 pub use jail::{Entrance, Jail};
+pub use mount::{Attributes, Change, FileSystem, Mount, Node, Propagation, Tree};
+pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserNamespace};
 pub use network::{empty_network, raise_interface};
-pub use prepared::Prepared;
+pub use prepared::{Moment, Prepared};
+pub use running::Running;
 pub use seccomp::SeccompFilter;
-pub use spec::{
-    Descriptor, Dev, Mount, Namespaces, Proc, Program, Rlimit, Rootfs, Spec, Stream, User,
-};
+pub use spec::{Descriptor, Dev, Proc, Program, Rlimit, Rootfs, Spec, Stream, User};
+pub use terminal::Terminal;

@@ -16,6 +16,10 @@ mod ending;
 mod errors;
 #[path = "container/files.rs"]
 mod files;
+#[path = "container/identity.rs"]
+mod identity;
+#[path = "container/inside.rs"]
+mod inside;
 #[path = "container/isolation.rs"]
 mod isolation;
 #[path = "container/jail.rs"]

@@ -14,6 +14,7 @@ pub(crate) use group::Groups;
 pub use layout::{CgroupLayout, CgroupMount};
 pub(crate) use leaf::Leaf;
 pub use limits::{CgroupStatistics, CpuQuota, Limits};
+pub(crate) use name::start_ticks;
 pub use sweep::{Swept, sweep};
 
 /// The directory under which all boxes of all runs have their cgroups.
