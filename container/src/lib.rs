@@ -82,6 +82,9 @@ pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserN
 pub use network::{empty_network, raise_interface};
 pub use prepared::{Moment, Prepared};
 pub use running::Running;
-pub use seccomp::SeccompFilter;
+pub use seccomp::{
+    SeccompAction, SeccompComparison, SeccompCondition, SeccompFilter, SeccompProfile, SeccompRule,
+    system_call_number,
+};
 pub use spec::{Descriptor, Dev, Proc, Program, Rlimit, Rootfs, Spec, Stream, User};
 pub use terminal::Terminal;

@@ -115,7 +115,7 @@ impl Ending {
             Stage::Seccomp,
             "",
             libc::SYS_seccomp,
-            &[SECCOMP_SET_MODE_FILTER.into(), 0usize.into(), program.into()],
+            &[SECCOMP_SET_MODE_FILTER.into(), filter.flags().into(), program.into()],
         );
         Ok(())
     }
