@@ -81,7 +81,7 @@ impl Spec {
             return invalid("proc", "a jail's root is that of many", "use Proc::None");
         }
         self.rootfs = self.rootfs.canonical()?;
-        let groups = Groups::prepare(&self.limits)?.map(Arc::new);
+        let groups = Groups::prepare(&self.limits, &self.resources)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
         let mut namespaces =
             SHARED.iter().fold(self.namespaces, |all, (shared, _)| all.without(*shared));

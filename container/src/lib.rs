@@ -71,7 +71,8 @@ mod user_namespace;
 
 pub use capability::{Capabilities, CapabilitySets};
 pub use cgroup::{
-    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, Limits, Swept, sweep,
+    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, DeviceKind, DeviceRule,
+    IoLimit, Limits, Resources, Swept, freeze, is_frozen, sweep,
 };
 pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};

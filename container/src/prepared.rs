@@ -80,7 +80,7 @@ impl Spec {
     fn prepare_with(mut self, waits: bool) -> Result<Prepared, Error> {
         self.check_program()?;
         self.rootfs = self.rootfs.canonical()?;
-        let groups = Groups::prepare(&self.limits)?.map(Arc::new);
+        let groups = Groups::prepare(&self.limits, &self.resources)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
         let mut namespaces = self.namespaces.made(self.network.as_ref());
         if groups.is_some() {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::capability::{Capabilities, CapabilitySets};
-use crate::cgroup::Limits;
+use crate::cgroup::{Limits, Resources};
 use crate::mount::{Mount, Node, Propagation};
 use crate::namespace::{Joined, Namespaces, TimeOffsets, UserNamespace};
 use crate::seccomp::SeccompFilter;
@@ -68,6 +68,8 @@ pub struct Spec {
     pub loopback: bool,
     /// Limits by cgroup. With none asked for, no cgroup is touched.
     pub limits: Limits,
+    /// What else its cgroup is asked for.
+    pub resources: Resources,
     /// Resource limits (`setrlimit(2)`).
     pub rlimits: Vec<Rlimit>,
     /// How readily the kernel kills it when memory is short, from -1000 to 1000; `None` keeps the
@@ -164,6 +166,7 @@ impl Spec {
             network: None,
             loopback: false,
             limits: Limits::default(),
+            resources: Resources::default(),
             rlimits: Vec::new(),
             oom_score_adj: None,
             umask: 0o022,

@@ -10,6 +10,8 @@ mod support;
 
 #[path = "container/cgroups.rs"]
 mod cgroups;
+#[path = "container/control.rs"]
+mod control;
 #[path = "container/ending.rs"]
 mod ending;
 #[path = "container/errors.rs"]
