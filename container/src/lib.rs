@@ -60,6 +60,7 @@ mod jail;
 mod mount;
 mod namespace;
 mod network;
+mod oci;
 mod prepared;
 mod resolve;
 mod running;
@@ -81,6 +82,7 @@ pub use jail::{Entrance, Jail};
 pub use mount::{Attributes, Change, FileSystem, Mount, Node, Propagation, Tree};
 pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserNamespace};
 pub use network::{empty_network, raise_interface};
+pub use oci::{Bundle, HookKind, OciError, PreparedBundle, State, Status};
 pub use prepared::{Moment, Prepared};
 pub use running::Running;
 pub use seccomp::{

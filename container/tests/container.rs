@@ -8,6 +8,8 @@
 #[path = "container/support.rs"]
 mod support;
 
+#[path = "container/bundle.rs"]
+mod bundle;
 #[path = "container/cgroups.rs"]
 mod cgroups;
 #[path = "container/control.rs"]

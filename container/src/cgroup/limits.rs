@@ -98,9 +98,10 @@ impl DeviceRule {
         kinds && meets(self.major, other.major) && meets(self.minor, other.minor)
     }
 
-    /// Whether it is about all devices.
+    /// Whether it is about all that can be done with all devices.
     pub(super) fn is_about_all(&self) -> bool {
-        self.kind.is_none() && self.major.is_none() && self.minor.is_none()
+        let all = self.kind.is_none() && self.major.is_none() && self.minor.is_none();
+        all && self.read && self.write
     }
 }
 
