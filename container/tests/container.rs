@@ -14,10 +14,14 @@ mod bundle;
 mod cgroups;
 #[path = "container/control.rs"]
 mod control;
+#[path = "container/doors.rs"]
+mod doors;
 #[path = "container/ending.rs"]
 mod ending;
 #[path = "container/errors.rs"]
 mod errors;
+#[path = "container/escape.rs"]
+mod escape;
 #[path = "container/files.rs"]
 mod files;
 #[path = "container/identity.rs"]
