@@ -34,3 +34,5 @@ mod isolation;
 mod jail;
 #[path = "container/leftovers.rs"]
 mod leftovers;
+#[path = "container/rootless.rs"]
+mod rootless;
