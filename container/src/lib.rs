@@ -61,6 +61,7 @@ mod mount;
 mod namespace;
 mod network;
 mod oci;
+mod own_executable;
 mod prepared;
 mod resolve;
 mod running;
@@ -83,6 +84,7 @@ pub use mount::{Attributes, Change, FileSystem, Mount, Node, Propagation, Tree};
 pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserNamespace};
 pub use network::{empty_network, raise_interface};
 pub use oci::{Bundle, HookKind, OciError, PreparedBundle, State, Status};
+pub use own_executable::protect_own_executable;
 pub use prepared::{Moment, Prepared};
 pub use running::Running;
 pub use seccomp::{

@@ -14,6 +14,7 @@ use crate::namespace::NamespaceKind;
 #[derive(Debug)]
 pub struct Running {
     pid: u32,
+    start_ticks: u64,
     pidfd: OwnedFd,
     cgroups: Vec<PathBuf>,
 }
@@ -31,10 +32,14 @@ impl Running {
     /// That of a container of this process's.
     ///
     /// # Errors
-    /// Too many open files.
+    /// Too many open files; or it has ended already.
     pub fn of(container: &Container) -> Result<Running, Error> {
         let pidfd = container.pidfd().try_clone_to_owned().map_err(duplicate)?;
-        Ok(Running { pid: container.pid(), pidfd, cgroups: container.cgroup_paths() })
+        let failed = |source| Error::System { action: "read /proc/PID/stat", source };
+        let gone = || failed(io::Error::from_raw_os_error(libc::ESRCH));
+        let pid = container.pid();
+        let start_ticks = crate::cgroup::start_ticks(pid).map_err(failed)?.ok_or_else(gone)?;
+        Ok(Running { pid, start_ticks, pidfd, cgroups: container.cgroup_paths() })
     }
 
     /// That whose first process is `pid` here and has been since `start_ticks` (field 22 of
@@ -60,7 +65,9 @@ impl Running {
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         // The descriptor is held: if the number is still of that process, it is ours.
         match crate::cgroup::start_ticks(pid) {
-            Ok(Some(ticks)) if ticks == start_ticks => Ok(Some(Running { pid, pidfd, cgroups })),
+            Ok(Some(ticks)) if ticks == start_ticks => {
+                Ok(Some(Running { pid, start_ticks, pidfd, cgroups }))
+            }
             Ok(_) => Ok(None),
             Err(source) => Err(Error::System { action: "read /proc/PID/stat", source }),
         }
@@ -70,6 +77,12 @@ impl Running {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Since when it has run: by this and its id [`Running::find`] knows it again.
+    #[must_use]
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
     }
 
     /// Sends a signal to its first process.

@@ -24,6 +24,7 @@ mod validate;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 pub(crate) use files::above;
+pub(crate) use mount::read_only;
 pub(crate) use privileges::enters_users;
 pub(crate) use process::{POLL_READABLE, bare, search_path};
 

@@ -208,7 +208,7 @@ pub(super) fn clone_of(script: &mut Script, at: Reg, name: &'static CStr) -> Reg
 /// to it nor change its mode or owner, not even through `/proc/self/exe` or `/proc/self/fd`. Not
 /// open for reading or writing itself (`O_PATH`). What lies on no mount (a memfd) is returned as it
 /// is.
-pub(super) fn read_only(file: OwnedFd) -> OwnedFd {
+pub(crate) fn read_only(file: OwnedFd) -> OwnedFd {
     clone_read_only(&file).unwrap_or(file)
 }
 

@@ -78,6 +78,13 @@ impl Bundle {
         &mut self.spec
     }
 
+    /// What it says, for a further process of the same kind: see
+    /// [`Spec::prepare_in`](crate::Spec::prepare_in).
+    #[must_use]
+    pub fn into_spec(self) -> Spec {
+        self.spec
+    }
+
     /// Whether its process has a terminal.
     #[must_use]
     pub fn has_terminal(&self) -> bool {

@@ -187,6 +187,41 @@ fn test_every_door_is_shut_to_root_of_a_user_namespace() {
     assert_shut(&try_doors(&bench, &Prey::new(), spec), "user namespace");
 }
 
+/// Not a test of its own: boxes whose command is the program that starts them.
+#[test]
+#[ignore = "run by test_runtimes_own_file in a process of its own"]
+fn helper_starts_itself_in_a_box() {
+    let Ok(is_protected) = std::env::var("TARE_TEST_PROTECT") else { return };
+    if is_protected == "yes" {
+        tare_container::protect_own_executable().unwrap();
+    }
+    let Some(bench) = Bench::new("helper_starts_itself_in_a_box") else { return };
+    let evil = bench.rootfs().join("bin/evil");
+    std::os::unix::fs::symlink("/proc/self/exe", evil).unwrap();
+    let spec = Spec::container(bench.overlay(), Program::command("evil"));
+    let found = try_doors(&bench, &Prey::new(), spec);
+    println!("\nOWN FILE {}", found["the program's file"]);
+}
+
+#[test]
+fn test_runtimes_own_file_cannot_be_written_by_a_box_that_executes_it() {
+    let Some(bench) = Bench::new("test_runtimes_own_file") else { return };
+    // A copy, as it is to be written to.
+    let program = bench.directory.path().join("runtime");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for (is_protected, is_open) in [("no", true), ("yes", false)] {
+        let output = std::process::Command::new(&program)
+            .args(["--ignored", "--exact", "--nocapture", "escape::helper_starts_itself_in_a_box"])
+            .env("TARE_TEST_PROTECT", is_protected)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("OWN FILE"), "{text}");
+        assert_eq!(text.contains("OWN FILE open"), is_open, "{is_protected}: {text}");
+    }
+}
+
 /// The filter alone and the capabilities alone each shut most doors: neither hides that the other is
 /// missing.
 #[test]
