@@ -2,12 +2,14 @@
 
 mod bench;
 mod compare;
+mod container;
 mod doctor;
 mod image;
 mod kernel;
 mod lab;
 mod launch;
 mod microvm;
+mod oci;
 mod plan;
 mod report;
 mod round;
@@ -51,6 +53,8 @@ Exit codes:
   6    bench: a figure is beyond what it must be
   130  interrupted; what had been measured is saved (in the lab: nothing is)
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
+container run, container exec and oci run pass on the command's; 125, 126 and 127 are those of a
+shell where it could not be started.
 
 Examples:
   tare doctor
@@ -89,6 +93,12 @@ enum Command {
     /// Keep a microVM that has booted, and go on from it as often as wanted
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Run containers, and act on those that run
+    #[command(subcommand)]
+    Container(container::ContainerCommand),
+    /// Run OCI bundles
+    #[command(subcommand)]
+    Oci(oci::OciCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tare completions bash > /etc/bash_completion.d/tare")]
     Completions {
@@ -188,6 +198,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Kernel(command) => kernel::run(&command)?,
         Command::Image(command) => image::run(&command)?,
         Command::Snapshot(command) => snapshot::run(&command)?,
+        Command::Container(command) => container::run(&command)?,
+        Command::Oci(command) => oci::run(&command)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());
             exit::OK

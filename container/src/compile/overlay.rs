@@ -21,6 +21,7 @@ pub(super) fn on_tmpfs(
     script: &mut Script,
     lower: &[PathBuf],
     size_bytes: Option<u64>,
+    has_users: bool,
 ) -> Result<(), Error> {
     let mut options = String::from("mode=0700");
     if let Some(bytes) = size_bytes {
@@ -53,7 +54,8 @@ pub(super) fn on_tmpfs(
             &[name.into(), mode.into()],
         );
     }
-    if let Some(top) = top.filter(|m| (m.uid(), m.gid()) != (0, 0)) {
+    // In a user namespace the host's ids mean others, and root has made it.
+    if let Some(top) = top.filter(|m| !has_users && (m.uid(), m.gid()) != (0, 0)) {
         let upper = script.arena.literal(c"u");
         script.call(
             Stage::Root,
@@ -62,7 +64,9 @@ pub(super) fn on_tmpfs(
             &[upper.into(), top.uid().into(), top.gid().into()],
         );
     }
-    let options = overlay_options(b"upperdir=u,workdir=w", lower)?;
+    let first =
+        if has_users { &b"userxattr,upperdir=u,workdir=w"[..] } else { b"upperdir=u,workdir=w" };
+    let options = overlay_options(first, lower)?;
     mount(script, lower, c"m", options)
 }
 
@@ -70,12 +74,18 @@ pub(super) fn on_tmpfs(
 pub(super) fn on_directory(
     script: &mut Script,
     lower: &[PathBuf],
-    upper: &Path,
-    work: &Path,
+    [upper, work]: [&Path; 2],
     volatile: bool,
+    has_users: bool,
 ) -> Result<(), Error> {
-    // Whatever the module's defaults are: what is kept must not refer to the layers below.
-    let mut first = b"redirect_dir=off,metacopy=off,".to_vec();
+    let mut first = if has_users {
+        // A user namespace's root cannot write attributes of the host's root (`trusted.*`); with
+        // others the kernel does without redirections by itself.
+        b"userxattr,".to_vec()
+    } else {
+        // Whatever the module's defaults are: what is kept must not refer to the layers below.
+        b"redirect_dir=off,metacopy=off,".to_vec()
+    };
     if volatile {
         first.extend(b"volatile,");
     }
