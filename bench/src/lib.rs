@@ -30,6 +30,7 @@ pub mod backend;
 pub mod claims;
 pub mod cli;
 pub mod clock;
+pub mod differences;
 pub mod guest_kernel;
 pub mod harness;
 pub mod host;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod compare_results;
 mod doctor;
 mod kernel;
 mod lab;
@@ -9,6 +10,7 @@ mod launch;
 mod microvm;
 mod plan;
 mod report;
+mod rescue;
 mod round;
 mod snapshot;
 mod table;
@@ -33,7 +35,7 @@ pub mod exit {
     pub const INCOMPLETE: u8 = 4;
     /// `tare launch`: the boxes' exit codes differ.
     pub const DIFFERENT: u8 = 5;
-    /// `tare bench`: a figure is beyond what it must be.
+    /// `tare bench`: a figure is beyond what it must be; `tare compare-results`: something is worse.
     pub const MISSED: u8 = 6;
     /// Ctrl-C or SIGTERM; what had been measured is saved.
     pub const INTERRUPTED: u8 = 130;
@@ -45,9 +47,10 @@ Exit codes:
   1    failed; standard error says at what, on what, and what to do
   2    wrong usage
   3    something needed is missing; standard error says how to get it
-  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
+  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed;
+       compare-results: something is undecided
   5    launch: the boxes' exit codes differ
-  6    bench: a figure is beyond what it must be
+  6    bench: a figure is beyond what it must be; compare-results: something is worse
   130  interrupted; what had been measured is saved (in the lab: nothing is)
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
@@ -71,6 +74,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run the comparison and write its report
     Compare(compare::CompareArgs),
+    /// Find what has changed between two runs, with an exit code for CI
+    CompareResults(compare_results::CompareResultsArgs),
     /// Measure the figures of a suite and hold them against their limits
     Bench(bench::BenchArgs),
     /// Run one command in several boxes side by side
@@ -173,6 +178,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let code = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::CompareResults(args) => compare_results::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
         Command::Launch(args) => launch::run(&args)?,
         Command::Report(args) => report::run(&args)?,

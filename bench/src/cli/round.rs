@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::lab::{Errand, FlavourArg, MachineArgs};
+use super::rescue::{self, Rescued};
 use super::{HostChoice, KitArgs, exit, print_text};
 use crate::harness::{self, CellPlan, Schedule};
 use crate::host::{self, Source};
@@ -85,8 +86,7 @@ impl RoundArgs {
             results.save(Path::new(LAB_RESULTS))?;
             return Ok(code);
         }
-        fs::create_dir_all(&self.out)
-            .with_context(|| format!("cannot make {}", self.out.display()))?;
+        rescue::prepare(&self.out)?;
         let (results, code) =
             if self.goes_to_the_lab() { self.measure_in_lab(words)? } else { measure()? };
         self.publish(&results, render)?;
@@ -192,10 +192,24 @@ impl RoundArgs {
     ) -> anyhow::Result<()> {
         let name = record::file_stem(results);
         let path = |extension: &str| self.out.join(format!("{name}.{extension}"));
-        results.save(&path("json"))?;
+        if let Err(error) = results.save(&path("json")) {
+            let place = match rescue::rescue(results, &format!("{name}.json"))? {
+                Rescued::File(path) => {
+                    self.print(results, render)?;
+                    format!("the results were saved as {} instead", path.display())
+                }
+                Rescued::Printed => {
+                    "the results were printed on standard output instead".to_owned()
+                }
+            };
+            return Err(anyhow::Error::new(error).context(place));
+        }
         let write = |extension: &str, text: String| {
             let path = path(extension);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+            fs::write(&path, text).with_context(|| {
+                let (path, saved) = (path.display(), self.out.join(format!("{name}.json")));
+                format!("cannot write {path}; the results are in {}", saved.display())
+            })
         };
         write("html", report::render_html(results)?)?;
         write("md", report::render_markdown(results))?;

@@ -6,8 +6,8 @@
 //! - Location is the [`median`]; spread is shown by all samples, as an [`ecdf`].
 //! - Uncertainty is a percentile bootstrap ([`median_interval`], [`ratio_interval`], [`mean_ratio`]); that of a
 //!   99th percentile, where the bootstrap fails, lies between order statistics ([`p99`]).
-//! - A difference is a [`permutation_test`] with an effect size, [`cliffs_delta`]; several of them
-//!   in one report are corrected by [`holm`].
+//! - A difference is a [`permutation_test`] or, by ranks, a [`rank_permutation_test`], with an effect size, [`cliffs_delta`] or
+//!   [`hodges_lehmann`]; several of them in one report are corrected by [`holm`].
 //! - What too few samples cannot tell is `None`: below [`MEDIAN_INTERVAL_MIN`] samples no 95 %
 //!   interval of a median exists, below [`P99_MIN`] none of a 99th percentile.
 //! - Everything random is drawn from an [`Rng`] whose seed is recorded, so that a report's
@@ -31,12 +31,14 @@ mod calibration;
 mod compare;
 mod quantile;
 mod rng;
+mod shift;
 mod tail;
 
 pub use bootstrap::{
     Interval, MEDIAN_INTERVAL_MIN, RESAMPLES, mean_ratio, median_interval, ratio_interval,
 };
-pub use compare::{PERMUTATIONS, cliffs_delta, holm, permutation_test};
+pub use compare::{PERMUTATIONS, cliffs_delta, holm, permutation_test, rank_permutation_test};
 pub use quantile::{ecdf, median, quantile};
 pub use rng::Rng;
+pub use shift::hodges_lehmann;
 pub use tail::{P99_MIN, p99};

@@ -13,4 +13,5 @@ mod host;
 mod kernels;
 mod lab;
 mod leftovers;
+mod results;
 mod variants;
