@@ -27,6 +27,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod calibrate;
 pub mod claims;
 pub mod cli;
 pub mod clock;

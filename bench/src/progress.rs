@@ -20,8 +20,9 @@ pub(crate) fn spinner(message: &'static str) -> ProgressBar {
     styled(ProgressBar::new_spinner(), "{spinner} {msg} ({elapsed})").with_message(message)
 }
 
-/// A bar of `length` steps with an estimate of what remains.
+/// A bar of `length` steps; its prefix says what remains.
 pub(crate) fn bar(length: u64, message: &'static str) -> ProgressBar {
-    styled(ProgressBar::new(length), "{msg} [{bar:30}] {pos}/{len} ({elapsed}, {eta} left)")
+    styled(ProgressBar::new(length), "{msg} [{bar:30}] {pos}/{len} ({elapsed}, {prefix} left)")
         .with_message(message)
+        .with_prefix("?")
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, low-level arguments made high-level once.
 
 mod bench;
+mod calibrate;
 mod compare;
 mod compare_results;
 mod doctor;
@@ -35,7 +36,8 @@ pub mod exit {
     pub const INCOMPLETE: u8 = 4;
     /// `tare launch`: the boxes' exit codes differ.
     pub const DIFFERENT: u8 = 5;
-    /// `tare bench`: a figure is beyond what it must be; `tare compare-results`: something is worse.
+    /// `tare bench`: a figure is beyond what it must be; `tare compare-results`: something is
+    /// worse; `tare calibrate`: a check has failed.
     pub const MISSED: u8 = 6;
     /// Ctrl-C or SIGTERM; what had been measured is saved.
     pub const INTERRUPTED: u8 = 130;
@@ -48,9 +50,10 @@ Exit codes:
   2    wrong usage
   3    something needed is missing; standard error says how to get it
   4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed;
-       compare-results: something is undecided
+       compare-results, calibrate: something is undecided
   5    launch: the boxes' exit codes differ
-  6    bench: a figure is beyond what it must be; compare-results: something is worse
+  6    bench: a figure is beyond what it must be; compare-results: something is worse;
+       calibrate: a check has failed
   130  interrupted; what had been measured is saved (in the lab: nothing is)
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
@@ -78,6 +81,8 @@ enum Command {
     CompareResults(compare_results::CompareResultsArgs),
     /// Measure the figures of a suite and hold them against their limits
     Bench(bench::BenchArgs),
+    /// Check that tare measures what it says it measures
+    Calibrate(calibrate::CalibrateArgs),
     /// Run one command in several boxes side by side
     Launch(launch::LaunchArgs),
     /// Render a results file
@@ -180,6 +185,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Compare(args) => compare::run(&args)?,
         Command::CompareResults(args) => compare_results::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
+        Command::Calibrate(args) => calibrate::run(&args)?,
         Command::Launch(args) => launch::run(&args)?,
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,

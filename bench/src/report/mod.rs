@@ -23,6 +23,7 @@
 //! ```
 
 mod chart;
+mod check;
 mod csv;
 mod differences;
 mod digest;
@@ -33,12 +34,14 @@ mod html;
 mod markdown;
 mod merged;
 mod plot;
+mod spread;
 mod svg;
 mod table;
 mod terminal;
 #[cfg(test)]
 mod tests;
 
+pub use check::render_check;
 pub use csv::render_csv;
 pub use differences::{render_differences, render_differences_markdown};
 pub use html::{Error, render_html};

@@ -43,11 +43,13 @@ mod verdict;
 
 pub use cell::{Cell, Failure, Status};
 pub use check::Inconsistency;
-pub use document::{Artifact, Clock, Floor, Results, SCHEMA, SCHEMA_VERSION, Schedule, Tool};
+pub use document::{
+    Artifact, Clock, Floor, Results, SCHEMA, SCHEMA_VERSION, Schedule, Stop, StopReason, Tool,
+};
 pub use figure::{Figure, Standing, Suite, Yardstick};
 pub use file::{Error, FILE_MAX_BYTES};
 pub use host::{Check, HostFacts, Level};
-pub use sample::{Better, Edge, MemoryUsage, MetricSamples, Sample};
+pub use sample::{Better, Edge, Limit, MemoryUsage, MetricSamples, Sample};
 pub(crate) use summary::memory_metrics;
 pub use summary::{Estimate, Summary, better, series, span_name};
 pub use verdict::{Ends, Outcome, Verdict};

@@ -15,6 +15,7 @@ fn test_help_names_every_command_and_its_exit_codes() {
         "compare",
         "compare-results",
         "bench",
+        "calibrate",
         "launch",
         "report",
         "lab",
