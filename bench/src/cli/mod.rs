@@ -54,7 +54,7 @@ Exit codes:
   5    launch: the boxes' exit codes differ
   6    bench: a figure is beyond what it must be; compare-results: something is worse;
        calibrate: a check has failed
-  130  interrupted; what had been measured is saved (in the lab: nothing is)
+  130  interrupted; what had been measured is saved
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
 
 Examples:

@@ -26,6 +26,8 @@ use crate::{record, report};
 const LAB_RESULTS: &str = "results.json";
 /// Samples at which a run ends that was to be more precise.
 const RULED_REPLICATES: u32 = 10_000;
+/// What a round in the lab says when it begins, and can be ended in good order.
+const LAB_IS_UP: &str = "tare: the lab is up and measures; Ctrl-C ends it and keeps what it has";
 /// The lab's default seed: the same command gives the same samples, to the nanosecond.
 const LAB_SEED: u64 = 1;
 
@@ -100,6 +102,8 @@ impl RoundArgs {
         render: impl FnOnce(&Results) -> String,
     ) -> anyhow::Result<u8> {
         if record::is_collected() {
+            interrupt::listen()?;
+            eprintln!("{LAB_IS_UP}");
             let (results, code) = measure()?;
             results.save(Path::new(LAB_RESULTS))?;
             return Ok(code);
@@ -205,6 +209,9 @@ impl RoundArgs {
         };
         let code = errand.run()?;
         let path = out_dir.path().join(LAB_RESULTS);
+        if code == i32::from(exit::INTERRUPTED) && !path.exists() {
+            return Err(crate::lab::Error::Interrupted.into());
+        }
         let mut results = Results::load(&path).with_context(|| {
             format!("the round in the lab ended with exit code {code} and left no results")
         })?;

@@ -4,6 +4,7 @@
 mod attended;
 mod bench;
 mod busy;
+mod calibrate;
 mod cli;
 mod common;
 mod copies;
@@ -13,5 +14,6 @@ mod host;
 mod kernels;
 mod lab;
 mod leftovers;
+mod lifecycles;
 mod results;
 mod variants;
