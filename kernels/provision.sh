@@ -26,9 +26,12 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   strace                 a test counts the agent's system calls
 #   cpio                   a test has it read our archives
 #   docker-registry        tests pull images from it
+#   hyperfine              `tare calibrate`: times a whole command too
+#   fio                    `tare calibrate`: reads a file too
+#   sysbench               `tare calibrate`: figures of processor and memory, for orientation
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  erofs-utils busybox-static strace cpio docker-registry
+  erofs-utils busybox-static strace cpio docker-registry hyperfine fio sysbench
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts

@@ -27,9 +27,11 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod calibrate;
 pub mod claims;
 pub mod cli;
 pub mod clock;
+pub mod differences;
 pub mod guest_kernel;
 pub mod harness;
 mod held;

@@ -4,6 +4,7 @@
 mod attended;
 mod bench;
 mod busy;
+mod calibrate;
 mod cli;
 mod common;
 mod copies;
@@ -14,4 +15,6 @@ mod images;
 mod kernels;
 mod lab;
 mod leftovers;
+mod lifecycles;
+mod results;
 mod variants;
