@@ -60,7 +60,12 @@ pub(super) fn warnings(results: &Results) -> Vec<String> {
     warnings.extend(distorting.map(|check| {
         let remedy =
             check.remedy.as_ref().map(|remedy| format!(" Remedy: {remedy}.")).unwrap_or_default();
-        format!("{}: {}; {}.{remedy}", check.title, check.value, check.distorts)
+        let amount = check
+            .amount
+            .as_ref()
+            .map(|amount| format!(" By how much: {amount}."))
+            .unwrap_or_default();
+        format!("{}: {}; {}.{amount}{remedy}", check.title, check.value, check.distorts)
     }));
     warnings
 }
@@ -169,6 +174,7 @@ fn preflight(results: &Results) -> Table {
             Datum::text(&check.value),
             Datum::text(level),
             Datum::text(&check.distorts),
+            Datum::text(check.amount.as_deref().unwrap_or_default()),
             Datum::text(check.remedy.as_deref().unwrap_or_default()),
         ]
     };
@@ -184,7 +190,7 @@ fn preflight(results: &Results) -> Table {
             results.host.cgroup,
             results.host.clocksource
         ),
-        header: ["what", "found", "level", "what it distorts", "remedy"]
+        header: ["what", "found", "level", "what it distorts", "by how much", "remedy"]
             .map(str::to_owned)
             .to_vec(),
         rows: results.host.checks.iter().map(row).collect(),

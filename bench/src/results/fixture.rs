@@ -261,6 +261,7 @@ fn host() -> HostFacts {
                 value: "powersave".to_owned(),
                 level: Level::Warn,
                 distorts: "short runs are measured at a low clock".to_owned(),
+                amount: Some("up to 3.5 ×: 0.8 to 2.8 GHz here".to_owned()),
                 remedy: Some("cpupower frequency-set -g performance".to_owned()),
             },
             Check {
