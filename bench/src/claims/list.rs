@@ -28,6 +28,8 @@ pub struct Claim {
     pub experiment: &'static str,
     /// The threshold in words, and why it lies there.
     pub threshold: &'static str,
+    /// What was found, in a plain sentence with `{}` for the effect.
+    pub words: &'static str,
     /// How the figures decide.
     pub rule: Rule,
 }
@@ -83,7 +85,7 @@ const fn not_measured(
     statement: &'static str,
     experiment: &'static str,
 ) -> Claim {
-    Claim { id, statement, experiment, threshold: "", rule: Rule::NoExperiment }
+    Claim { id, statement, experiment, threshold: "", words: "", rule: Rule::NoExperiment }
 }
 
 /// Every claim, in the order of reports.
@@ -93,6 +95,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "A container starts in milliseconds.",
         experiment: "container, workload start: launch to init",
         threshold: AT_ONCE,
+        words: "A container is up after {}.",
         rule: Rule::StartsWithin { backend: "container", limit_ns: AT_ONCE_NS },
     },
     Claim {
@@ -100,6 +103,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "A virtual machine needs minutes to start.",
         experiment: "microVM, workload start: launch to init",
         threshold: A_MINUTE,
+        words: "A virtual machine is up after {}.",
         rule: Rule::StartsNotBefore { backend: "microvm", limit_ns: A_MINUTE_NS },
     },
     Claim {
@@ -107,6 +111,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "A container starts faster than a virtual machine.",
         experiment: "workload start: launch to init, microVM ÷ container",
         threshold: PRACTICALLY_MORE,
+        words: "A virtual machine takes {} as long to start as a container.",
         rule: Rule::MicrovmCostsMore {
             workload: "start",
             variant: None,
@@ -121,6 +126,7 @@ pub const CLAIMS: &[Claim] = &[
         experiment: "an idle box: PSS of its host processes and the guest RAM that was touched, \
                      microVM ÷ container (kernel memory of the host is shown apart)",
         threshold: PRACTICALLY_MORE,
+        words: "An idle virtual machine holds {} the memory of an idle container.",
         rule: Rule::MicrovmCostsMore {
             workload: "start",
             variant: None,
@@ -134,6 +140,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "Programs run slower in a virtual machine.",
         experiment: "workload cpu: integers, floating point, SHA-256, microVM ÷ container",
         threshold: PRACTICALLY_MORE,
+        words: "The same computation takes {} as long in a virtual machine as in a container.",
         rule: Rule::MicrovmCostsMore {
             workload: "cpu",
             variant: None,
@@ -147,6 +154,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "Programs reach their memory more slowly in a virtual machine.",
         experiment: "workload cpu: bandwidth of reading, writing, copying, and latency, microVM ÷ container",
         threshold: PRACTICALLY_MORE,
+        words: "Reaching memory takes {} as long in a virtual machine as in a container.",
         rule: Rule::MicrovmCostsMore {
             workload: "cpu",
             variant: None,
@@ -160,6 +168,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "File I/O is faster in a container (through the page cache).",
         experiment: "workload file, buffered: nine operations on data and names, microVM ÷ container",
         threshold: PRACTICALLY_MORE,
+        words: "File operations through the page cache take {} as long in a virtual machine as in a container.",
         rule: file_io(("direct", "0")),
     },
     Claim {
@@ -167,6 +176,7 @@ pub const CLAIMS: &[Claim] = &[
         statement: "File I/O is faster in a container (past the page cache).",
         experiment: "workload file, O_DIRECT: nine operations on data and names, microVM ÷ container",
         threshold: PRACTICALLY_MORE,
+        words: "File operations past the page cache take {} as long in a virtual machine as in a container.",
         rule: file_io(("direct", "1")),
     },
     not_measured(

@@ -1,16 +1,12 @@
 //! What the figures rest on: the run, the machine, what failed, and how to do it again.
 
+use super::digest::backends;
 use super::format::{self, Unit};
 use super::table::{Datum, Table};
 use crate::results::{Artifact, Cell, Check, Clock, Level, Results, Status};
 
 pub(super) fn title(results: &Results) -> String {
-    let mut backends: Vec<&str> = Vec::new();
-    for cell in &results.cells {
-        if !backends.contains(&cell.backend.as_str()) {
-            backends.push(&cell.backend);
-        }
-    }
+    let backends = backends(results);
     match results.clock {
         Clock::Wall => format!("tare: {}", backends.join(", ")),
         Clock::Virtual => format!("tare: {} (virtual time)", backends.join(", ")),
@@ -240,7 +236,25 @@ pub(super) fn reproduce(results: &Results) -> Vec<(String, String)> {
         ("tare", results.tool.version.clone()),
     ];
     lines.extend(results.tool.commit.clone().map(|commit| ("commit", commit)));
+    lines.extend(again(results).map(|command| ("again", command)));
     lines.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The same round from nothing: the same code, the same order, the same resampling.
+fn again(results: &Results) -> Option<String> {
+    let mut words: Vec<String> = results.tool.command.iter().map(|word| quoted(word)).collect();
+    let program = words.first_mut()?;
+    *program = "target/x86_64-unknown-linux-musl/release/tare".to_owned();
+    if !words.iter().any(|word| word.starts_with("--seed")) {
+        words.push(format!("--seed {}", results.seed));
+    }
+    let checkout = results
+        .tool
+        .commit
+        .as_ref()
+        .map(|commit| format!("git checkout {commit} && "))
+        .unwrap_or_default();
+    Some(format!("{checkout}make kernel && {}", words.join(" ")))
 }
 
 /// A word as a POSIX shell would need it.
