@@ -21,7 +21,7 @@ pub(super) struct CompareArgs {
     on: Vec<String>,
     /// Workloads to run
     #[arg(long, value_name = "WORKLOADS", value_delimiter = ',', value_parser = plan::workload_names(),
-          default_value = "start,cpu,memory,syscall,file,probe")]
+          default_value = "start,cpu,memory,syscall,file,probe,reach")]
     workload: Vec<String>,
     /// Samples of each start-up cell [default: 300 on a machine, 5 in the lab, 20 with --quick];
     /// the other workloads take a tenth, but at least 6, or 3 in the lab

@@ -332,11 +332,12 @@ pub(super) fn phases(group: &Group<'_>) -> Table {
 }
 
 pub(super) fn memory(results: &Results, group: &Group<'_>) -> Table {
-    const COLUMNS: [(&str, &str); 5] = [
+    const COLUMNS: [(&str, &str); 6] = [
         ("PSS", "memory_pss_bytes"),
         ("private dirty", "memory_private_dirty_bytes"),
         ("guest RAM", "memory_guest_ram_touched_bytes"),
         ("whole system", "memory_system_delta_bytes"),
+        ("kernel's part", "memory_system_kernel_bytes"),
         ("peak RSS", "memory_peak_rss_bytes"),
     ];
     const BOX: &str = "memory_box_bytes";
@@ -353,7 +354,8 @@ pub(super) fn memory(results: &Results, group: &Group<'_>) -> Table {
         title: memory_title(group),
         caption: "Weighed while the box rests after its work. box: proportional set size of all its host processes \
                   and the guest RAM that was touched. whole system: change of the host's used memory, kernel memory \
-                  included, and whatever else the host did. peak RSS: of the first host process."
+                  included, and whatever else the host did. kernel's part: what of it is neither anonymous memory nor \
+                  files in memory. peak RSS: of the first host process."
             .to_owned(),
         header: header.map(str::to_owned).collect(),
         rows: group.measured().map(row).collect(),

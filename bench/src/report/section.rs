@@ -90,8 +90,8 @@ const PARTS: [Part; 8] = [
         id: "reach",
         title: "Seeing and reaching",
         lead: "What a program in the box finds around it, and how much it gets when it asks for more than its share.",
-        arguments: "--workload reach,demand,environment",
-        blocks: |results, groups| tables(results, groups, &["reach", "demand", "environment"]),
+        arguments: "--workload reach,demand",
+        blocks: |results, groups| tables(results, groups, &["reach", "demand"]),
     },
     Part {
         id: "exits",
@@ -265,17 +265,7 @@ fn trust(results: &Results, groups: &[Group<'_>]) -> Option<Section> {
     if !results.floors.is_empty() {
         blocks.push(Block::Table(digest::floors(results)));
     }
-    let known = [
-        "cpu",
-        "memory",
-        "syscall",
-        "file",
-        "stream",
-        "roundtrip",
-        "reach",
-        "demand",
-        "environment",
-    ];
+    let known = ["cpu", "memory", "syscall", "file", "stream", "roundtrip", "reach", "demand"];
     let others = groups.iter().filter(|group| {
         !known.contains(&group.workload) && group.has_metrics() && !group.is_crowd()
     });
