@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Gets what tare needs beyond Rust, git, make, gcc and python3, on Debian.
 #
-#   kernels/provision.sh [build] [lab] [fuzz]      (default: build and lab)
+#   kernels/provision.sh [build] [lab] [test] [fuzz]      (default: build and lab)
 #
 #   build   to compile tare and its guest kernel, and to make disk images
 #   lab     QEMU and Debian's cloud kernel (downloaded, not installed), for hosts in software
+#   test    what only tests need: a browser for the HTML report (125 MB to download, 410 MB on disk)
 #   fuzz    cargo-fuzz, for `make fuzz`
 #
 # Installs only what is missing; says nothing twice and needs no network when all is there.
@@ -38,6 +39,9 @@ readonly BUILD_PACKAGES=(
 #   seabios                the firmware of its q35 machine
 readonly LAB_PACKAGES=(qemu-system-x86 qemu-system-data seabios xz-utils)
 
+#   chromium               a test opens the HTML report in it
+readonly TEST_PACKAGES=(chromium)
+
 # libFuzzer is C++.
 readonly FUZZ_PACKAGES=(g++)
 
@@ -65,20 +69,22 @@ available_kernel() {
 }
 
 main() {
-  local want_build=false want_lab=false want_fuzz=false part
+  local want_build=false want_lab=false want_test=false want_fuzz=false part
   for part in "${@:-all}"; do
     case "$part" in
       build) want_build=true ;;
       lab) want_lab=true ;;
+      test) want_test=true ;;
       fuzz) want_fuzz=true ;;
       all) want_build=true want_lab=true ;;
-      *) fail 2 "unknown part '$part'; usage: kernels/provision.sh [build] [lab] [fuzz]" ;;
+      *) fail 2 "unknown part '$part'; usage: kernels/provision.sh [build] [lab] [test] [fuzz]" ;;
     esac
   done
 
   local -a wanted=() missing=()
   if $want_build; then wanted+=("${BUILD_PACKAGES[@]}"); fi
   if $want_lab; then wanted+=("${LAB_PACKAGES[@]}"); fi
+  if $want_test; then wanted+=("${TEST_PACKAGES[@]}"); fi
   if $want_fuzz; then wanted+=("${FUZZ_PACKAGES[@]}"); fi
   local package
   for package in "${wanted[@]}"; do

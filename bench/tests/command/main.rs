@@ -3,6 +3,7 @@
 
 mod attended;
 mod bench;
+mod books;
 mod busy;
 mod calibrate;
 mod cli;
