@@ -96,7 +96,7 @@ pub struct GuestMachine {
     pub prefault: bool,
     /// How the kernel is entered.
     pub protocol: BootProtocol,
-    /// Who moves its network's packets, if not the quickest that this host has.
+    /// Who moves its network's packets, if not the VMM.
     pub net_backend: Option<NetBackend>,
 }
 

@@ -56,14 +56,15 @@
 //! | restore from files of tmpfs, in large pages | 2.09 | 3.04 |
 //! | the same, not asked whether they are in memory, mapped without slack | 2.06 | 3.01 |
 //!
-//! And then, of a boot and of a restore from files of tmpfs, in ms, a sample or two each:
+//! And then, of a boot and of a restore from files of tmpfs, in ms, a sample or two each. They are not
+//! to be trusted further than that: in another round a single boot took 1.8 more up to `enter`
+//! (5.00 and 17.2; `bare` 3.30 and 12.3), and why is not known.
 //!
 //! | what | enter | init | done to exit |
 //! |---|---|---|---|
 //! | boot as it was | 3.90 | 15.8 | 26.5 |
 //! | boot data in small pages, no RAM for the guest beside them up to 2 MiB; copied by 16 vectors at a time, not 4 | 3.41 | 15.5 | 27.0 |
 //! | the same with `bare` (was 12.0) | 2.66 | 11.6 | 26.4 |
-//! | the large page left out by `MADV_NOHUGEPAGE` for as long as it takes to write there: the host's khugepaged gathers the range at once; not kept | 5.12 | 17.2 | |
 //! | and no 8254 timer, whose kernel thread the end of the VM waits for | 3.20 | 15.3 | 12.6 |
 //! | restore as it was | 2.08 | 3.04 | 28.0 |
 //! | restore without that timer | 1.95 | 2.90 | 9.9 |

@@ -318,8 +318,7 @@ struct Ready {
 }
 
 fn net(network: &Network, backend: Option<NetBackend>) -> NetConfig {
-    let quickest = || if tare_vmm::has_vhost_net() { NetBackend::Vhost } else { NetBackend::User };
-    let backend = backend.unwrap_or_else(quickest);
+    let backend = backend.unwrap_or_default();
     NetConfig { tap: TapSource::Fd(network.as_raw_fd()), backend, mac: Network::MAC }
 }
 

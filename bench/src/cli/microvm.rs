@@ -31,8 +31,7 @@ pub(super) struct MicroVmArgs {
     /// How our microVM enters the kernel
     #[arg(long, value_enum, default_value_t = BootArg::Linux64)]
     boot: BootArg,
-    /// Who moves the packets of our microVM's network [default: vhost, where /dev/vhost-net can be
-    /// opened]
+    /// Who moves the packets of our microVM's network [default: user]
     #[arg(long, value_enum)]
     net_backend: Option<NetBackendArg>,
 }

@@ -52,7 +52,11 @@ const SET_VRING_ERR: u32 = 0x4008_af22;
 const NET_SET_BACKEND: u32 = 0x4008_af30;
 
 /// The requests that are made while the guest runs.
-pub(crate) const VHOST_REQUESTS: [u32; 7] = [
+pub(crate) const VHOST_REQUESTS: [u32; 11] = [
+    SET_OWNER,
+    SET_VRING_KICK,
+    SET_VRING_CALL,
+    SET_VRING_ERR,
     SET_FEATURES,
     SET_MEM_TABLE,
     SET_VRING_NUM,
@@ -112,6 +116,8 @@ pub(crate) struct VhostNet {
     /// The source: the two of them.
     epoll: Epoll,
     features: u64,
+    /// It has a worker.
+    owned: bool,
     running: bool,
 }
 
@@ -152,21 +158,23 @@ impl VhostNet {
             error,
             epoll,
             features: 0,
+            owned: false,
             running: false,
         };
-        device.own().map_err(failed("set up"))?;
+        let mut known = 0_u64;
+        device.ask(GET_FEATURES, &mut known).map_err(failed("ask"))?;
+        if known & RINGS != RINGS {
+            return Err(failed("use")(io::ErrorKind::Unsupported.into()));
+        }
         Ok(device)
     }
 
-    /// Has a worker made for this process, and gives it what does not depend on the driver.
+    /// Has a worker made, and gives it what does not depend on the driver. The worker is a thread of
+    /// this process, and a process with threads can enter no mount namespace: so it is made when
+    /// the driver is ready, not when the device is opened.
     fn own(&self) -> io::Result<()> {
         // SAFETY: the request has no argument.
         check(unsafe { libc::ioctl(self.vhost.as_raw_fd(), SET_OWNER as _) })?;
-        let mut known = 0_u64;
-        self.ask(GET_FEATURES, &mut known)?;
-        if known & RINGS != RINGS {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         for (index, kick) in self.kicks.iter().enumerate() {
             for (request, fd) in
                 [(SET_VRING_KICK, kick), (SET_VRING_CALL, &self.call), (SET_VRING_ERR, &self.error)]
@@ -197,7 +205,9 @@ impl VhostNet {
             rings.push(queue.rings(memory).ok_or(Broken::Rings)?);
         }
         // What the kernel does not take is the driver's doing: all else was checked.
-        let started = self.hand_over(memory, &rings);
+        let made = if self.owned { Ok(()) } else { self.own() };
+        self.owned |= made.is_ok();
+        let started = made.and_then(|()| self.hand_over(memory, &rings));
         self.running = true;
         if started.is_err() {
             self.detach();
