@@ -41,7 +41,8 @@ bench: kernel
 	$(TARE) bench vmm $(ARGS)
 
 # The guest kernels are built first: tests use them and do not build any.
-test: provision
+test:
+	@kernels/provision.sh build lab test
 	$(CARGO) run --locked --quiet --package tare -- kernel build --all
 	timeout --verbose --kill-after=30 $(TEST_LIMIT) \
 		$(CARGO) test --locked --workspace --no-fail-fast

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tare_kernels::modules::{self, GUEST_MODULES, MODULES_LIST, Module, Modules};
 use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
-use tare_vmm::{BlockEngine, BootProtocol, Config, CpuProfile, Pages};
+use tare_vmm::{BlockEngine, BootProtocol, Config, CpuProfile, NetBackend, Pages};
 use tare_workload::Job;
 
 use crate::backend::Assignment;
@@ -96,12 +96,14 @@ pub struct GuestMachine {
     pub prefault: bool,
     /// How the kernel is entered.
     pub protocol: BootProtocol,
+    /// Who moves its network's packets, if not the quickest that this host has.
+    pub net_backend: Option<NetBackend>,
 }
 
 impl Default for GuestMachine {
     fn default() -> GuestMachine {
         let Config { vcpus, cpu_profile, pages, prefault, protocol, .. } = Config::default();
-        GuestMachine { vcpus, cpu_profile, pages, prefault, protocol }
+        GuestMachine { vcpus, cpu_profile, pages, prefault, protocol, net_backend: None }
     }
 }
 

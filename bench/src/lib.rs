@@ -27,11 +27,14 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod calibrate;
 pub mod claims;
 pub mod cli;
 pub mod clock;
+pub mod differences;
 pub mod guest_kernel;
 pub mod harness;
+mod held;
 pub mod host;
 pub mod image;
 pub mod interrupt;
@@ -40,6 +43,7 @@ pub mod lab;
 mod progress;
 pub mod recipe;
 mod record;
+mod relay;
 pub mod report;
 pub mod results;
 mod rundir;

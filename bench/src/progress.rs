@@ -62,8 +62,9 @@ impl Drop for LateBar {
     }
 }
 
-/// A bar of `length` steps with an estimate of what remains.
+/// A bar of `length` steps; its prefix says what remains.
 pub(crate) fn bar(length: u64, message: &'static str) -> ProgressBar {
-    styled(ProgressBar::new(length), "{msg} [{bar:30}] {pos}/{len} ({elapsed}, {eta} left)")
+    styled(ProgressBar::new(length), "{msg} [{bar:30}] {pos}/{len} ({elapsed}, {prefix} left)")
         .with_message(message)
+        .with_prefix("?")
 }

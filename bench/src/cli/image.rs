@@ -1,5 +1,9 @@
 //! `tare image`: the images that every box can run.
 
+mod base;
+mod build;
+#[cfg(feature = "pull")]
+mod pull;
 mod verify;
 
 use std::io::stdout;
@@ -17,6 +21,8 @@ use crate::progress::LateBar;
 #[command(after_help = "Examples:\n  \
     tare image import busybox.tar\n  \
     tare image import --name app:1 layout/\n  \
+    tare image base busybox\n  \
+    tare image build -t app:2 .\n  \
     tare image ls\n  \
     tare launch --image app:1 -- cat /etc/os-release\n  \
     tare image verify app:1\n  \
@@ -28,6 +34,24 @@ pub(super) enum ImageCommand {
     #[command(after_help = "Examples:\n  tare image import busybox.tar\n  \
         docker save app:1 | tare image import -")]
     Import(ImportArgs),
+    /// Get an image from a registry
+    #[cfg(feature = "pull")]
+    #[command(after_help = "Examples:\n  tare image pull busybox:1.36\n  \
+        tare image pull --plain-http localhost:5000/app:1\n\n\
+        Credentials are those in `auths` of ~/.docker/config.json; proxies, those of the environment.")]
+    Pull(pull::PullArgs),
+    /// Build an image from a Dockerfile
+    #[command(after_help = "Examples:\n  tare image build -t app:1 .\n  \
+        tare image build -t app:1 -f app.dockerfile --build-arg VERSION=2 --network host .\n\n\
+        The same input gives the same image, digest for digest; every time in it is --epoch. Commands\n\
+        run in containers, as root of the image unless USER says otherwise. The exit code is 130\n\
+        where the build was interrupted. The image of FROM must be in the store: pull, import or\n\
+        make it by `tare image base` before.")]
+    Build(build::BuildArgs),
+    /// Make an image that others begin with, without a registry
+    #[command(after_help = "Examples:\n  tare image base busybox\n  \
+        tare image base debian --suite bookworm")]
+    Base(base::BaseArgs),
     /// List the images
     #[command(after_help = "Example:\n  tare image ls --json")]
     Ls(LsArgs),
@@ -151,6 +175,10 @@ pub(super) enum DiskFormat {
 pub(super) fn run(command: &ImageCommand) -> anyhow::Result<u8> {
     match command {
         ImageCommand::Import(args) => import(args),
+        #[cfg(feature = "pull")]
+        ImageCommand::Pull(args) => pull::run(args),
+        ImageCommand::Build(args) => build::run(args),
+        ImageCommand::Base(args) => base::run(args),
         ImageCommand::Ls(args) => list(args),
         ImageCommand::Inspect(args) => inspect(args),
         ImageCommand::Rm(args) => remove(args),

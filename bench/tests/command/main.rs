@@ -3,7 +3,9 @@
 
 mod attended;
 mod bench;
+mod books;
 mod busy;
+mod calibrate;
 mod cli;
 mod common;
 mod copies;
@@ -14,4 +16,6 @@ mod images;
 mod kernels;
 mod lab;
 mod leftovers;
+mod lifecycles;
+mod results;
 mod variants;

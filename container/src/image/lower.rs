@@ -22,6 +22,8 @@ pub(crate) struct Lower {
 pub(crate) struct Found<'a> {
     /// The tree that it is in.
     pub(crate) tree: BorrowedFd<'a>,
+    /// Which of the trees that is, the topmost being 0.
+    pub(crate) index: usize,
     pub(crate) stat: Stat,
 }
 
@@ -35,11 +37,16 @@ impl Lower {
         Ok(Lower { trees: trees.iter().map(open).collect::<Result<_, _>>()? })
     }
 
+    /// Its trees, topmost first.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.trees.iter().map(AsFd::as_fd)
+    }
+
     /// What `path` is in the layers together; no symbolic link is followed on the way to it.
     pub(crate) fn find(&self, path: &[u8]) -> Result<Option<Found<'_>>, Errno> {
-        for tree in &self.trees {
-            match look(tree.as_fd(), path)? {
-                Look::Here(stat) => return Ok(Some(Found { tree: tree.as_fd(), stat })),
+        for (index, tree) in self.trees().enumerate() {
+            match look(tree, path)? {
+                Look::Here(stat) => return Ok(Some(Found { tree, index, stat })),
                 Look::Hidden => return Ok(None),
                 Look::Below => {}
             }

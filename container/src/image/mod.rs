@@ -65,6 +65,20 @@ mod stream;
 mod tree;
 mod unpack;
 
+pub(crate) use archive::{Archive, Kind};
+#[cfg(test)]
+pub(crate) use fixture::may_unpack;
+#[cfg(all(test, feature = "pull"))]
+pub(crate) use fixture::{Layer, Layout, Packing};
+pub(crate) use intake::{Intake, Tally};
+pub(crate) use lower::{Lower, open_directory};
+#[cfg(feature = "pull")]
+pub(crate) use manifest::DOCUMENT_MAX_BYTES;
+pub(crate) use name::Name;
+#[cfg(feature = "pull")]
+pub(crate) use stored::descriptor;
+pub(crate) use stream::Stream;
+
 pub use blob::Blob;
 pub use bundle::{Bundle, Entry};
 pub use collect::Collected;

@@ -216,9 +216,14 @@ impl Store {
     /// # Errors
     /// A layer is missing or damaged, or cannot be unpacked.
     pub fn layer_trees(&self, image: &Image) -> Result<Vec<PathBuf>, Error> {
+        self.trees_of(&image.layers)
+    }
+
+    /// As [`Store::layer_trees`], of these layers, the lowest first.
+    pub(crate) fn trees_of(&self, layers: &[ImageLayer]) -> Result<Vec<PathBuf>, Error> {
         let mut session = None;
         let mut trees: Vec<PathBuf> = Vec::new();
-        for layer in &image.layers {
+        for layer in layers {
             let tree = match self.layer_tree(layer.diff_id, layer.chain_id)? {
                 Some((tree, _)) => tree,
                 None => {
@@ -291,7 +296,7 @@ fn malformed(what: &str, why: &dyn std::fmt::Display) -> Error {
 }
 
 /// What stands for a blob in other documents.
-fn descriptor(media_type: MediaType, blob: Blob) -> Result<Descriptor, Error> {
+pub(crate) fn descriptor(media_type: MediaType, blob: Blob) -> Result<Descriptor, Error> {
     let digest: oci_spec::image::Digest =
         blob.digest.to_string().parse().map_err(|error| malformed("a digest", &error))?;
     Ok(Descriptor::new(media_type, blob.size_bytes, digest))

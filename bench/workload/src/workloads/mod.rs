@@ -1,10 +1,13 @@
 //! Every workload, one file or directory each.
 
 mod cpu;
+mod demand;
 mod exchange;
 mod file;
+mod hold;
 mod memory;
 mod probe;
+mod reach;
 mod roundtrip;
 mod run;
 mod start;
@@ -27,6 +30,9 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &run::Run,
         &probe::Probe,
         &tree::TreeDigest,
+        &reach::Reach,
+        &demand::Demand,
+        &hold::Hold,
     ]
 }
 
