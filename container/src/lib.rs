@@ -57,6 +57,9 @@ mod container;
 pub mod dockerfile;
 mod error;
 mod floor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 mod jail;
 mod network;

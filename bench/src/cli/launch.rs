@@ -12,10 +12,8 @@ use super::lab::{Errand, FlavourArg, MachineArgs};
 use super::{HostChoice, KitArgs, exit, table};
 use crate::backend::{self, Assignment, Availability, Backend, Output};
 use crate::harness::{Attendant, Conduct, ReplicateError, replicate};
-use crate::host;
 use crate::interrupt;
 use crate::kit::Kit;
-use crate::lab::LAB_VARIABLE;
 use crate::results::Sample;
 use crate::rundir::RunDir;
 use crate::user::{self, User};
@@ -139,17 +137,7 @@ impl LaunchArgs {
     }
 
     fn goes_to_the_lab(&self) -> bool {
-        let needs_virtualization =
-            self.on.iter().any(|name| name != "process" && name != "container");
-        match self.host {
-            HostChoice::Lab => true,
-            HostChoice::Local => false,
-            HostChoice::Auto => {
-                needs_virtualization
-                    && !host::has_hardware_virtualization()
-                    && std::env::var_os(LAB_VARIABLE).is_none()
-            }
-        }
+        self.host.is_lab_for(&self.on)
     }
 }
 

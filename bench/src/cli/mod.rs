@@ -108,6 +108,23 @@ pub enum HostChoice {
     Lab,
 }
 
+impl HostChoice {
+    /// Whether a command that starts boxes of these backends goes to the lab.
+    fn is_lab_for(self, backends: &[String]) -> bool {
+        let needs_virtualization =
+            backends.iter().any(|name| name != "process" && name != "container");
+        match self {
+            HostChoice::Lab => true,
+            HostChoice::Local => false,
+            HostChoice::Auto => {
+                needs_virtualization
+                    && !crate::host::has_hardware_virtualization()
+                    && std::env::var_os(crate::lab::LAB_VARIABLE).is_none()
+            }
+        }
+    }
+}
+
 /// What boxes are made of; the same for every command that starts some.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KitArgs {

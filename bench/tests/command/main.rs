@@ -10,6 +10,7 @@ mod copies;
 mod devices;
 mod disks;
 mod host;
+mod images;
 mod kernels;
 mod lab;
 mod leftovers;

@@ -46,6 +46,8 @@ mod error;
 mod export;
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hold;
 mod import;
 mod intake;

@@ -14,10 +14,8 @@ use crate::cli::lab::{Errand, FlavourArg, MachineArgs};
 use crate::cli::launch::backend_names;
 use crate::cli::{HostChoice, KitArgs};
 use crate::harness::{Attendant, Conduct, replicate};
-use crate::host;
 use crate::interrupt;
 use crate::kit::Kit;
-use crate::lab::LAB_VARIABLE;
 use crate::results::Sample;
 use crate::rundir::RunDir;
 
@@ -52,7 +50,7 @@ pub(in crate::cli) struct VerifyArgs {
 type Row = (&'static str, Result<String, String>);
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<u8> {
-    if goes_to_the_lab(args) {
+    if args.host.is_lab_for(&args.on) {
         return verify_in_lab(args);
     }
     interrupt::listen()?;
@@ -151,19 +149,6 @@ fn code_of(rows: &[Row]) -> u8 {
         exit::OK
     } else {
         exit::INCOMPLETE
-    }
-}
-
-fn goes_to_the_lab(args: &VerifyArgs) -> bool {
-    let needs_virtualization = args.on.iter().any(|name| name != "process" && name != "container");
-    match args.host {
-        HostChoice::Lab => true,
-        HostChoice::Local => false,
-        HostChoice::Auto => {
-            needs_virtualization
-                && !host::has_hardware_virtualization()
-                && std::env::var_os(LAB_VARIABLE).is_none()
-        }
     }
 }
 
