@@ -22,6 +22,8 @@ mod config;
 mod copying;
 mod entry;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod glob;
 mod ignore;
 mod layer;

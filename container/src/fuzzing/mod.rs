@@ -6,11 +6,17 @@
 #[cfg(test)]
 mod corpus;
 
+pub use crate::build::fuzzing::dockerfile;
 pub use crate::image::fuzzing::{document, layer, name, stream};
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its directory of the corpus.
-pub const TARGETS: [(&str, Target); 4] =
-    [("document", document), ("layer", layer), ("name", name), ("stream", stream)];
+pub const TARGETS: [(&str, Target); 5] = [
+    ("dockerfile", dockerfile),
+    ("document", document),
+    ("layer", layer),
+    ("name", name),
+    ("stream", stream),
+];

@@ -106,8 +106,14 @@ pub(super) fn run(args: &BaseArgs) -> anyhow::Result<u8> {
 
 /// Installs Debian into a new directory; false if there is no debootstrap.
 fn debootstrap(args: &BaseArgs, tree: &Path) -> anyhow::Result<bool> {
+    // It knows no `--` that ends options.
+    let is_option = |text: &String| text.starts_with('-');
+    anyhow::ensure!(
+        !is_option(&args.suite) && !args.mirror.as_ref().is_some_and(is_option),
+        "a suite is a name as bookworm, and a mirror an address"
+    );
     let mut command = Command::new("debootstrap");
-    command.arg("--variant=minbase").arg("--").arg(&args.suite).arg(tree).args(&args.mirror);
+    command.arg("--variant=minbase").arg(&args.suite).arg(tree).args(&args.mirror);
     // Its output is progress, and standard output has the result alone.
     command.stdin(Stdio::null()).stdout(io::stderr());
     let status = match command.status() {
