@@ -9,7 +9,8 @@ use crate::harness::Lifecycle;
 use crate::results::Results;
 use crate::{claims, report};
 
-const DEFAULT_WORKLOADS: [&str; 6] = ["start", "cpu", "memory", "syscall", "file", "probe"];
+const DEFAULT_WORKLOADS: [&str; 7] =
+    ["start", "cpu", "memory", "syscall", "file", "probe", "reach"];
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -24,7 +25,8 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "BACKENDS", value_delimiter = ',',
           default_value = "process,container,microvm,qemu", value_parser = backend_names())]
     on: Vec<String>,
-    /// Workloads to run [default: start,cpu,memory,syscall,file,probe, or none with --lifecycle]
+    /// Workloads to run [default: start,cpu,memory,syscall,file,probe,reach, or none with
+    /// --lifecycle]
     #[arg(long, value_name = "WORKLOADS", value_delimiter = ',', value_parser = plan::workload_names())]
     workload: Vec<String>,
     /// Start-up as boxes follow each other in use: isolated[:REST_MS], sustained[:N] back to back,

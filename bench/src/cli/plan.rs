@@ -1,7 +1,7 @@
 //! From what the user wishes to the cells of a comparison.
 
 use crate::harness::{Act, CellPlan, Lifecycle};
-use crate::recipe::{self, Error, Recipe, Setting, WEIGH_MS};
+use crate::recipe::{self, Error, Pairs, Recipe, Setting, WEIGH_MS};
 
 /// What a comparison is to contain.
 #[derive(Debug, Clone)]
@@ -14,9 +14,11 @@ pub(super) struct Wish {
 
 const FILE_LAB: &[(&str, &str)] = &[("file_bytes", "1048576"), ("count", "32"), ("files", "20")];
 
-const RECIPES: [Recipe; 12] = [
+const RECIPES: [Recipe; 20] = [
     Recipe::plain("start"),
     Recipe { variant: &[("weighed", "idle")], weigh_ms: Some(WEIGH_MS), ..Recipe::plain("start") },
+    // Boxes that live at once: what each of them adds to the host.
+    Recipe { variant: &[("live", "10")], act: Act::Crowd(10), ..Recipe::plain("start") },
     Recipe {
         lab: &[
             ("scale_percent", "5"),
@@ -47,11 +49,26 @@ const RECIPES: [Recipe; 12] = [
         ..Recipe::plain("file")
     },
     Recipe::plain("probe"),
+    Recipe::plain("reach"),
+    Recipe {
+        lab: &[("memory_bytes", "167772160"), ("processes", "64"), ("busy_ms", "50")],
+        ..Recipe::plain("demand")
+    },
+    // Known amounts on the scale, to check it by.
+    hold(&[("holds", "nothing")], &[]),
+    hold(&[("holds", "private")], &[("private_bytes", "8388608")]),
+    hold(&[("holds", "shared")], &[("shared_bytes", "8388608")]),
+    hold(&[("holds", "page-cache")], &[("cache_bytes", "8388608")]),
+    hold(&[("holds", "kernel")], &[("pipes", "128")]),
     recipe::STREAM_VSOCK,
     recipe::STREAM_NET,
     recipe::ROUNDTRIP_VSOCK,
     recipe::ROUNDTRIP_NET,
 ];
+
+const fn hold(variant: Pairs, always: Pairs) -> Recipe {
+    Recipe { variant, always, weigh_ms: Some(WEIGH_MS), ..Recipe::plain("hold") }
+}
 
 /// Names of the workloads that a comparison can contain, for the command line.
 pub(super) fn workload_names() -> clap::builder::PossibleValuesParser {
@@ -112,7 +129,8 @@ mod tests {
             assert_eq!(cells.len(), 2 * (RECIPES.len() + 2));
             let (lifecycles, recipes): (Vec<_>, Vec<_>) =
                 cells.iter().partition(|cell| cell.variant.contains_key("lifecycle"));
-            assert!(recipes.iter().all(|cell| cell.weigh == (cell.assignment.job.hold_ms > 0)));
+            let is_held = |cell: &CellPlan| cell.weigh || cell.act != Act::Launch;
+            assert!(recipes.iter().all(|cell| is_held(cell) == (cell.assignment.job.hold_ms > 0)));
             assert!(lifecycles.iter().all(|cell| {
                 (cell.variant["lifecycle"] == "grow:5") == (cell.assignment.job.hold_ms > 0)
             }));
@@ -123,8 +141,10 @@ mod tests {
     fn test_only_plain_start_takes_the_many_replicates() {
         for cell in cells(&wish(false)).unwrap() {
             let lifecycle = cell.variant.get("lifecycle").map(String::as_str);
+            let is_crowd = lifecycle.is_none() && cell.act != Act::Launch;
             let is_plain_start = cell.assignment.job.workload == "start"
                 && !cell.weigh
+                && !is_crowd
                 && lifecycle != Some("grow:5");
             assert_eq!(cell.replicates, if is_plain_start { 40 } else { 4 });
         }

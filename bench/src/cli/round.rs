@@ -204,6 +204,7 @@ impl RoundArgs {
             kernel: self.kit.kernel.clone(),
             modules: self.kit.microvm.modules.clone(),
             rootfs: self.kit.rootfs.clone(),
+            image: self.kit.image.clone(),
             extra: Vec::new(),
             out_dir: out_dir.path().to_owned(),
         };

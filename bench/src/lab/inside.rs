@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::machine::EXIT_CODE_ENTRY;
 use super::port::{self, Port};
-use super::{DISK_DIR, OUT_DIR};
+use super::{DISK_DIR, OUT_DIR, delivery};
 
 /// Where the initramfs holds the order; see `image.rs`, which writes it.
 pub(super) const ORDER_FILE: &str = "/tare/order";
@@ -53,6 +53,7 @@ fn carry_out() -> io::Result<()> {
     mount_new_root()?;
     mount_kernel_file_systems()?;
     load_modules()?;
+    let _for_all_guests = delivery::deliver_once()?;
     raise_loopback()?;
     mount_disk()?;
     let code = run_order()?;

@@ -151,4 +151,12 @@ pub struct MemoryUsage {
     /// and so is whatever else happened on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_delta_bytes: Option<i64>,
+    /// The part of that change which is neither anonymous memory nor files in memory: what the
+    /// kernel holds for the box, in accounts or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_kernel_bytes: Option<i64>,
+    /// Change of the page cache since before `launch`, which is not in the change of used memory:
+    /// the kernel can have it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_page_cache_bytes: Option<i64>,
 }

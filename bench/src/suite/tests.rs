@@ -80,6 +80,7 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
             rss_bytes: 3_000_000 * scale,
             guest_ram_touched_bytes: Some(20 << 20),
             system_delta_bytes: Some(24 << 20),
+            ..MemoryUsage::default()
         }),
         ..Sample::default()
     }

@@ -3,6 +3,7 @@
 
 mod attended;
 mod bench;
+mod books;
 mod busy;
 mod calibrate;
 mod cli;
@@ -11,6 +12,7 @@ mod copies;
 mod devices;
 mod disks;
 mod host;
+mod images;
 mod kernels;
 mod lab;
 mod leftovers;
