@@ -127,6 +127,9 @@ impl Job {
             pair("randseed", "1"),
             pair("direct", "1"),
             pair("thread", "1"),
+            // Freshly written and synced before each run, as ours is: disks of virtual machines have
+            // caches of their own.
+            pair("unlink", "1"),
             pair("output-format", "json"),
             // With several in flight only the whole is timed: a clock read for each is a tenth of it.
             pair("gtod_reduce", if self.depth > 1 { "1" } else { "0" }),

@@ -34,11 +34,11 @@ pub(super) struct CompareArgs {
     /// grow:N while ever more live, and their tear-down, density[:AT_MOST] until the host's limit
     #[arg(long, value_name = "LIFECYCLES", value_delimiter = ',')]
     lifecycle: Vec<Lifecycle>,
-    /// Samples of each start-up cell [default: 300 on a machine, 5 in the lab, 20 with --quick];
+    /// Samples of each start-up cell [default: 300 on a machine, 30 in the lab; with --quick 20 and 5];
     /// the other workloads take a tenth, but at least 6, or 3 in the lab
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     replicates: Option<u32>,
-    /// Fewer replicates
+    /// Fewer replicates: a round of at most 3 minutes on 2 idle cores, in the lab too
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
@@ -66,7 +66,8 @@ pub(super) fn run(args: &CompareArgs) -> anyhow::Result<u8> {
 /// Runs the plan on the host that this process is on.
 fn measure(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
     let default = args.round.replicates(match (is_lab(), args.quick) {
-        (true, _) => 5,
+        (true, true) => 5,
+        (true, false) => 30,
         (false, true) => 20,
         (false, false) => 300,
     });
