@@ -22,12 +22,17 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   libelf-dev             its objtool, which 64-bit x86 always builds
 #   binutils xz-utils      linker; unpacking of sources and modules
 #   e2fsprogs              mke2fs, e2fsck, debugfs
+#   erofs-utils            mkfs.erofs, for read-only disks of images
 #   busybox-static         the base root file system
 #   strace                 a test counts the agent's system calls
 #   cpio                   a test has it read our archives
+#   docker-registry        tests pull images from it
+#   hyperfine              `tare calibrate`: times a whole command too
+#   fio                    `tare calibrate`: reads a file too
+#   sysbench               `tare calibrate`: figures of processor and memory, for orientation
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  busybox-static strace cpio
+  erofs-utils busybox-static strace cpio docker-registry hyperfine fio sysbench
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts
@@ -127,6 +132,10 @@ main() {
   if [[ ${#missing[@]} -gt 0 ]]; then
     step "apt-get install ${missing[*]}"
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}"
+    # Tests start one of their own; no service is to come with it.
+    if [[ " ${missing[*]} " == *' docker-registry '* ]] && command -v systemctl >/dev/null; then
+      systemctl --quiet disable --now docker-registry 2>/dev/null || true
+    fi
   fi
   if $need_target; then
     step "rustup target add $TARGET"

@@ -19,6 +19,7 @@ pub struct Container {
     pidfd: OwnedFd,
     exit: Option<Exit>,
     leaf: Option<Leaf>,
+    terminal: Option<OwnedFd>,
 }
 
 /// How a container's program ended.
@@ -109,8 +110,18 @@ impl Exit {
 }
 
 impl Container {
-    pub(crate) fn new(pid: i32, pidfd: OwnedFd, leaf: Option<Leaf>) -> Container {
-        Container { pid, pidfd, exit: None, leaf }
+    pub(crate) fn new(
+        pid: i32,
+        pidfd: OwnedFd,
+        leaf: Option<Leaf>,
+        terminal: Option<OwnedFd>,
+    ) -> Container {
+        Container { pid, pidfd, exit: None, leaf, terminal }
+    }
+
+    /// Our end of its terminal, if the spec asks for one; the first call has it. Not blocking.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
     }
 
     /// The program's process id on the host. Valid for `/proc/PID` until it has been waited for.

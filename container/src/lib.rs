@@ -48,32 +48,56 @@
 compile_error!("tare-container speaks the x86-64 system-call interface of Linux");
 
 mod arena;
+pub mod build;
 mod capability;
 mod cgroup;
 mod child;
 mod compile;
 mod container;
+pub mod dockerfile;
+mod dumpable;
 mod error;
 mod floor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod image;
 mod jail;
+mod mount;
+mod namespace;
 mod network;
+mod oci;
+mod own_executable;
 mod prepared;
+#[cfg(feature = "pull")]
+pub mod pull;
 mod resolve;
+mod running;
 mod script;
 mod seccomp;
 mod spec;
+mod terminal;
+mod user_namespace;
 
-pub use capability::Capabilities;
+pub use capability::{Capabilities, CapabilitySets};
 pub use cgroup::{
-    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, Limits, Swept, sweep,
+    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, DeviceKind, DeviceRule,
+    IoLimit, Limits, Resources, Swept, freeze, is_frozen, sweep,
 };
 pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
 pub use jail::{Entrance, Jail};
+pub use mount::{Attributes, Change, FileSystem, Mount, Node, Propagation, Tree};
+pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserNamespace};
 pub use network::{empty_network, raise_interface};
-pub use prepared::Prepared;
-pub use seccomp::SeccompFilter;
-pub use spec::{
-    Descriptor, Dev, Mount, Namespaces, Proc, Program, Rlimit, Rootfs, Spec, Stream, User,
+pub use oci::{Bundle, HookKind, OciError, PreparedBundle, State, Status};
+pub use own_executable::protect_own_executable;
+pub use prepared::{Moment, Prepared};
+pub use running::Running;
+pub use seccomp::{
+    SeccompAction, SeccompComparison, SeccompCondition, SeccompFilter, SeccompProfile, SeccompRule,
+    system_call_number,
 };
+pub use spec::{Descriptor, Dev, Proc, Program, Rlimit, Rootfs, Spec, Stream, User};
+pub use terminal::Terminal;

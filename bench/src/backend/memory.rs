@@ -78,17 +78,15 @@ impl Scale {
     }
 }
 
-/// Splits a process's mappings into its own and the guest's RAM: the mappings of that very size, or,
-/// where parts of it were filled before the launch, all in its range.
+/// Splits a process's mappings into its own and the guest's RAM.
 fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
     let mut own = Sums::default();
     let mut ram = Sums::default();
-    let filled = guest_ram_bytes.and_then(|bytes| filled_range(smaps, bytes));
+    let range = guest_ram_bytes.and_then(|bytes| ram_range(smaps, bytes));
     let mut is_ram = false;
-    let mut is_filled = false;
     for line in smaps.lines() {
-        if let Some((start, _)) = head_of(line) {
-            is_filled = filled.as_ref().is_some_and(|range| range.contains(&start));
+        if let Some(head) = Head::of(line) {
+            is_ram = range.as_ref().is_some_and(|range| range.contains(&head.range.start));
         }
         let Some((key, value)) = line.split_once(':') else { continue };
         let kib =
@@ -96,7 +94,6 @@ fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
         let Some(kib) = kib else { continue };
         let sums = if is_ram { &mut ram } else { &mut own };
         match key {
-            "Size" => is_ram = is_filled || guest_ram_bytes == Some(kib * 1024),
             "Rss" => sums.rss_kib += kib,
             "Pss" => sums.pss_kib += kib,
             "Private_Dirty" => sums.private_dirty_kib += kib,
@@ -106,22 +103,37 @@ fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
     (own, ram)
 }
 
-/// Where the RAM of a guest is of which parts were filled: a part's place in its file is its place
-/// in RAM.
-fn filled_range(smaps: &str, bytes: u64) -> Option<Range<u64>> {
+/// Where a guest's RAM is: from where parts of it were filled before the launch, or else the mapping
+/// of that very size, or two of that size together, for the first may be in small pages.
+fn ram_range(smaps: &str, bytes: u64) -> Option<Range<u64>> {
     let name = format!("/memfd:{GUEST_RAM_NAME} (deleted)");
-    let (start, offset) = smaps.lines().filter(|line| line.ends_with(&name)).find_map(head_of)?;
-    let start = start.checked_sub(offset)?;
-    Some(start..start.checked_add(bytes)?)
+    if let Some(head) = smaps.lines().filter(|line| line.ends_with(&name)).find_map(Head::of) {
+        // A part's place in its file is its place in RAM.
+        let start = head.range.start.checked_sub(head.offset)?;
+        return Some(start..start.checked_add(bytes)?);
+    }
+    let mappings: Vec<_> = smaps.lines().filter_map(Head::of).map(|head| head.range).collect();
+    let has_it = |range: &Range<u64>| range.end.checked_sub(range.start) == Some(bytes);
+    let pairs = mappings.windows(2).filter(|pair| pair[0].end == pair[1].start);
+    let pairs = pairs.map(|pair| pair[0].start..pair[1].end);
+    mappings.iter().cloned().chain(pairs).find(has_it)
 }
 
-/// Start and offset of the mapping that a line of `smaps` is the head of.
-fn head_of(line: &str) -> Option<(u64, u64)> {
-    let mut words = line.split_ascii_whitespace();
-    let (start, _) = words.next()?.split_once('-')?;
-    let offset = words.nth(1)?;
-    let number = |digits| u64::from_str_radix(digits, 16).ok();
-    Some((number(start)?, number(offset)?))
+/// The first line of a mapping in `smaps`.
+struct Head {
+    range: Range<u64>,
+    /// In its file.
+    offset: u64,
+}
+
+impl Head {
+    fn of(line: &str) -> Option<Head> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let offset = words.nth(1)?;
+        let number = |digits| u64::from_str_radix(digits, 16).ok();
+        Some(Head { range: number(start)?..number(end)?, offset: number(offset)? })
+    }
 }
 
 /// Memory of the whole system that is neither free nor a droppable cache, in bytes.
@@ -229,6 +241,20 @@ Private_Dirty:     20480 kB
         let (own, ram) = sums_of(SMAPS, None);
         assert_eq!(own.rss_kib, 20520);
         assert_eq!(ram, Sums::default());
+    }
+
+    #[test]
+    fn test_sums_of_takes_ram_that_begins_in_small_pages_together() {
+        let smaps = SMAPS.replace(
+            "7f0000000000-7f0008000000 rw-p 00000000 00:00 0\nSize:             131072 kB\n",
+            "7f0000000000-7f0000200000 rw-p 00000000 00:00 0\nSize:               2048 kB\n\
+             Rss:                  80 kB\n\
+             7f0000200000-7f0008000000 rw-p 00000000 00:00 0\nSize:             129024 kB\n",
+        );
+        let (own, ram) = sums_of(&smaps, Some(128 << 20));
+        assert_eq!((own.rss_kib, ram.rss_kib), (40, 20560));
+        let (own, ram) = sums_of(&smaps, Some(64 << 20));
+        assert_eq!((own.rss_kib, ram.rss_kib), (20600, 0));
     }
 
     #[test]

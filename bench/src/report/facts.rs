@@ -2,6 +2,7 @@
 
 use super::digest::backends;
 use super::format::{self, Unit};
+use super::spread;
 use super::table::{Datum, Table};
 use crate::results::{Artifact, Cell, Check, Clock, Level, Results, Status};
 
@@ -52,6 +53,7 @@ pub(super) fn warnings(results: &Results) -> Vec<String> {
             "The run was interrupted: cells have fewer samples than were planned.".to_owned(),
         );
     }
+    warnings.extend(spread::warnings(results));
     let distorting = results.host.checks.iter().filter(|check| check.level == Level::Warn);
     warnings.extend(distorting.map(|check| {
         let remedy =
@@ -136,6 +138,7 @@ pub(super) fn appendix(results: &Results) -> Vec<Table> {
     if !results.artifacts.is_empty() {
         tables.push(artifacts(results));
     }
+    tables.extend(spread::variations(results));
     tables
 }
 

@@ -73,7 +73,7 @@ fn claim(answer: &Answer<'_>) -> String {
     )
 }
 
-fn table(table: &Table) -> String {
+pub(super) fn table(table: &Table) -> String {
     let mut text = format!("\n## {}\n\n", escaped(&table.title));
     if !table.caption.is_empty() {
         let _ = write!(text, "{}\n\n", escaped(&table.caption));
@@ -97,7 +97,7 @@ fn cell(datum: &Datum) -> String {
 }
 
 /// Everything that Markdown or the HTML in it would take for markup.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

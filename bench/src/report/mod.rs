@@ -28,20 +28,29 @@ mod answer;
 #[cfg(test)]
 mod browser;
 mod chart;
+mod check;
+mod csv;
+mod differences;
 mod digest;
 mod facts;
 mod figures;
 mod format;
 mod html;
 mod markdown;
+mod merged;
 mod plot;
 mod section;
+mod spread;
 mod svg;
 mod table;
 mod terminal;
 #[cfg(test)]
 mod tests;
 
+pub use check::render_check;
+pub use csv::render_csv;
+pub use differences::{render_differences, render_differences_markdown};
 pub use html::{Error, render_html};
 pub use markdown::render_markdown;
+pub use merged::{render_merged_markdown, render_merged_table};
 pub use terminal::{render_suites, render_table};

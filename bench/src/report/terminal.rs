@@ -103,7 +103,7 @@ fn heading(text: &mut String, title: &str) {
     let _ = write!(text, "\n{title}\n{rule}\n");
 }
 
-fn table(text: &mut String, table: &Table) {
+pub(super) fn table(text: &mut String, table: &Table) {
     heading(text, &table.title);
     if !table.caption.is_empty() {
         *text += &wrapped(&table.caption, "", "");
@@ -156,7 +156,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn wrapped(text: &str, first: &str, rest: &str) -> String {
+pub(super) fn wrapped(text: &str, first: &str, rest: &str) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();
     let mut is_fresh = true;

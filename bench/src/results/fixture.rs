@@ -24,7 +24,7 @@ pub(crate) fn synthetic(clock: Clock) -> Results {
         created: "2026-01-02T03:04:05Z".to_owned(),
         clock,
         seed: SEED,
-        schedule: Schedule { warmup_blocks: 1, gap_ns: 0, timeout_ns: 60_000_000_000 },
+        schedule: Schedule { warmup_blocks: 1, gap_ns: 0, timeout_ns: 60_000_000_000, stop: None },
         host: host(),
         artifacts: vec![
             Artifact {

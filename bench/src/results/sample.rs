@@ -80,6 +80,20 @@ pub struct Sample {
     /// and `vmm` (between an exit and the next entry).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_times_ns: Option<BTreeMap<String, u64>>,
+    /// What ended the growth of a crowd, where the sample is of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+}
+
+/// Why no more boxes were launched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// `memory`, `processes`, `descriptors`, `files` or `cgroup` of the host, but for a margin that is
+    /// left to it; `launch` where a box could not be launched any more; `asked` where no more were
+    /// asked for.
+    pub cause: String,
+    /// What was found.
+    pub why: String,
 }
 
 /// Values of one metric within one instance.

@@ -115,6 +115,11 @@ impl Derived {
     }
 }
 
+/// What weighing a sample's box gave, by the names of the metrics.
+pub(crate) fn memory_metrics(sample: &Sample) -> impl Iterator<Item = (&'static str, f64)> {
+    MEMORY.into_iter().filter_map(|(name, read)| Some((name, read(sample)?)))
+}
+
 /// One value of the metric for each of the cell's samples that shows it, in order.
 pub fn series(cell: &Cell, metric: &str) -> Vec<f64> {
     match Derived::find(metric) {

@@ -13,6 +13,7 @@ mod run;
 mod start;
 mod stream;
 mod syscall;
+mod tree;
 
 use crate::Workload;
 
@@ -28,6 +29,7 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &roundtrip::RoundTrip,
         &run::Run,
         &probe::Probe,
+        &tree::TreeDigest,
         &reach::Reach,
         &demand::Demand,
         &hold::Hold,
