@@ -377,6 +377,23 @@ pub(super) fn metric_title(metric: &str) -> &str {
     suffixes.iter().find_map(|suffix| metric.strip_suffix(suffix)).unwrap_or(metric)
 }
 
+/// A number that stands for something and measures nothing.
+fn is_identity(metric: &str) -> bool {
+    metric.ends_with("_id_count")
+}
+
+/// It as hexadecimal digits, or how many there were where instances differ.
+fn identity(cell: &Cell, metric: &str) -> Datum {
+    let mut seen: Vec<u64> = series(cell, metric).into_iter().map(|value| value as u64).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    match seen.as_slice() {
+        [] => Datum::Absent,
+        [only] => Datum::Text(format!("{only:012x}")),
+        several => Datum::Text(format!("{} different", several.len())),
+    }
+}
+
 pub(super) fn metrics(results: &Results, group: &Group<'_>) -> Table {
     let cells: Vec<&Cell> = group.measured().collect();
     let has_baseline = group.baseline().is_some();
@@ -390,9 +407,17 @@ pub(super) fn metrics(results: &Results, group: &Group<'_>) -> Table {
     let row = |metric: &&str| {
         let mut row = vec![Datum::text(metric_title(metric))];
         for cell in &cells {
-            row.push(figure(cell, metric));
+            row.push(if is_identity(metric) {
+                identity(cell, metric)
+            } else {
+                figure(cell, metric)
+            });
             if has_baseline && cell.backend != BASELINE {
-                row.push(multiple_datum(results, group, cell, metric));
+                row.push(if is_identity(metric) {
+                    Datum::Absent
+                } else {
+                    multiple_datum(results, group, cell, metric)
+                });
             }
         }
         row

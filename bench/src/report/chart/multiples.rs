@@ -11,6 +11,8 @@ use crate::results::{Cell, Estimate, Results};
 
 /// Height of one bar with its gap.
 const STEP: f64 = 13.0;
+/// Room for a value beside a bar.
+const VALUE: f64 = 50.0;
 /// Metrics that are no work of the box's.
 const ASIDE: [&str; 2] = ["clock_ns", "cached_bytes"];
 
@@ -46,7 +48,9 @@ pub(in super::super) fn multiples(results: &Results, group: &Group<'_>) -> Optio
     let high = ends.iter().copied().reduce(f64::max)?.max(1.25) * 1.1;
     let row_height = cells.len() as f64 * STEP + 12.0;
     let height = metrics.len() as f64 * row_height;
-    let axis = Axis { kind: Kind::Logarithmic, domain: (low, high), range: (LEFT, WIDTH - RIGHT) };
+    // Values stand to the left of the shortest bar, too.
+    let range = (LEFT + VALUE, WIDTH - RIGHT);
+    let axis = Axis { kind: Kind::Logarithmic, domain: (low, high), range };
     let mut svg = Svg::new(WIDTH, height + 4.0 + FOOT);
     axis.draw(&mut svg, Unit::Ratio, 4.0, height + 4.0);
     let name = "cost as a multiple of the plain process, logarithmic; right of 1 is worse";
