@@ -6,6 +6,7 @@ mod bench;
 mod busy;
 mod cli;
 mod common;
+mod containers;
 mod copies;
 mod devices;
 mod disks;
