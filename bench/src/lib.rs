@@ -27,13 +27,16 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod calibrate;
 pub mod claims;
 pub mod cli;
 pub mod clock;
+pub mod differences;
 pub mod guest_kernel;
 pub mod harness;
 mod held;
 pub mod host;
+pub mod image;
 pub mod interrupt;
 pub mod kit;
 pub mod lab;

@@ -129,7 +129,8 @@ impl Recipe {
         let mut job = Job::new(Channel::Com1, self.workload);
         job.hold_ms = match self.act {
             Act::Crowd(_) => CROWD_MS,
-            Act::Launch | Act::Capture => self.weigh_ms.unwrap_or(0),
+            Act::Lifecycle(lifecycle) if lifecycle.stays() => CROWD_MS,
+            Act::Launch | Act::Capture | Act::Lifecycle(_) => self.weigh_ms.unwrap_or(0),
         };
         let sizes = if setting.is_lab { self.lab } else { &[] };
         job.parameters = self.always.iter().chain(sizes).map(owned).collect();

@@ -53,14 +53,20 @@
 compile_error!("tare-container speaks the x86-64 system-call interface of Linux");
 
 mod arena;
+pub mod build;
 mod capability;
 mod cgroup;
 mod child;
 mod compile;
 mod container;
+pub mod dockerfile;
 mod dumpable;
 mod error;
 mod floor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod image;
 mod jail;
 mod mount;
 mod namespace;
@@ -68,6 +74,8 @@ mod network;
 mod oci;
 mod own_executable;
 mod prepared;
+#[cfg(feature = "pull")]
+pub mod pull;
 mod resolve;
 mod running;
 mod script;

@@ -53,13 +53,17 @@ impl Backend for Container {
 
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let failed = Error::prepare(NAME);
-        let lower = if assignment.with_rootfs { kit.rootfs() } else { kit.empty_root() };
-        let lower = lower.map_err(|error| failed(&error))?.to_owned();
+        let lower = if assignment.with_rootfs {
+            kit.root_layers()
+        } else {
+            kit.empty_root().map(|root| vec![root.to_owned()])
+        };
+        let lower = lower.map_err(|error| failed(&error))?;
         let agent = File::open(kit.agent()).map_err(|error| failed(&error))?;
         let mut job = assignment.job.clone();
         job.channel = Wire::Fd(CHANNEL_FD);
         let mut spec = Spec::container(
-            Rootfs::Overlay { lower: vec![lower], size_bytes: None },
+            Rootfs::Overlay { lower, size_bytes: None },
             Program::File(agent.into()),
         );
         let mut scratch = None;

@@ -23,7 +23,7 @@ use tare_workload::{Job, WindowSize};
 
 pub use channel::{Channel, Notice, Stamped};
 pub use instance::{Instance, Reaped};
-pub use memory::{Scale, system_used_bytes};
+pub use memory::{Books, Scale, system_used_bytes};
 pub use microvm::{Keeping, Kept, KeptError, kept_below};
 
 use crate::kit::Kit;

@@ -289,6 +289,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
         kernel: args.kit.kernel.clone(),
         modules: args.kit.microvm.modules.clone(),
         rootfs: args.kit.rootfs.clone(),
+        image: args.kit.image.clone(),
         extra: Vec::new(),
         out_dir: out_dir.path().to_owned(),
     };

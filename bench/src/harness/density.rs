@@ -7,15 +7,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::backend::{self, Instance, Notice, Prepared, system_used_bytes};
-use crate::clock::now_ns;
-use crate::interrupt;
+use super::crowd::{self, Crowd};
+use crate::backend::{self, Prepared, system_used_bytes};
 use crate::results::{Edge, MemoryUsage};
 
 /// What is told apart of a host's used memory: a field of /proc/meminfo
@@ -88,114 +83,43 @@ pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result
     let used_before = system_used_bytes()?;
     for index in 1..=count {
         prepared.reset()?;
-        crowd.boxes.push(prepared.launch()?);
-        let Some(newest) = crowd.boxes.last_mut() else { continue };
-        until_done(newest.as_mut(), timeout).map_err(|error| match error {
-            Wait::Said(why) => Error::Box { index, count, why },
-            Wait::Backend(error) => error.into(),
-            Wait::Host(error) => error.into(),
-            Wait::Interrupted => Error::Interrupted,
+        crowd.launch(prepared)?;
+        let newest = crowd.len() - 1;
+        let done = crowd.until(newest..newest + 1, Edge::Done, timeout);
+        done.map_err(|error| match error {
+            crowd::Error::Box { why, .. } => Error::Box { index, count, why },
+            crowd::Error::Backend(error) => error.into(),
+            crowd::Error::Wait(error) => error.into(),
+            crowd::Error::Interrupted => Error::Interrupted,
         })?;
     }
     let used_after = system_used_bytes()?;
     let after = parts()?;
-    let boxes = crowd.boxes.iter().map(|each| each.scale().weigh());
-    let boxes = boxes.collect::<io::Result<_>>()?;
+    let boxes = crowd.weigh()?;
+    if boxes.len() < count as usize {
+        let why = "one of those before it ended, and was to stay".to_owned();
+        return Err(Error::Box { index: count, count, why });
+    }
     crowd.end()?;
-    let parts = PARTS.iter().zip(before.iter().zip(after));
     Ok(Density {
         count,
         system_delta_bytes: used_after.cast_signed() - used_before.cast_signed(),
-        parts: parts
-            .map(|((name, what), (before, after))| (*name, *what, after - before))
-            .collect(),
+        parts: parts_grown(&before, &after),
         boxes,
     })
 }
 
-/// Boxes that live; whatever happens, they end with it.
-#[derive(Default)]
-struct Crowd {
-    boxes: Vec<Box<dyn Instance>>,
+/// By how much each of [`PARTS`] has grown.
+pub(super) fn parts_grown(before: &Parts, after: &Parts) -> Vec<(&'static str, &'static str, i64)> {
+    let parts = PARTS.iter().zip(before.iter().zip(after));
+    parts.map(|((name, what), (before, after))| (*name, *what, after - before)).collect()
 }
 
-impl Crowd {
-    /// Ends all, and gives back what they hold.
-    fn end(&mut self) -> Result<(), backend::Error> {
-        // All at once first: the kernel takes a VM apart in milliseconds.
-        for each in &mut self.boxes {
-            each.kill();
-        }
-        let mut result = Ok(());
-        for mut each in self.boxes.drain(..) {
-            let ended = each.reap().and_then(|_| each.clean());
-            result = result.and(ended);
-        }
-        result
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        // An error is on its way already.
-        let _ = self.end();
-    }
-}
-
-enum Wait {
-    Said(String),
-    Backend(backend::Error),
-    Host(io::Error),
-    Interrupted,
-}
-
-/// Waits, without polling, until a box has run its workload.
-fn until_done(instance: &mut dyn Instance, timeout: Duration) -> Result<(), Wait> {
-    let deadline_ns = now_ns() + u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX / 2);
-    let (mut done, mut failure) = (false, None);
-    loop {
-        let left_ms = deadline_ns.saturating_sub(now_ns()).div_ceil(1_000_000);
-        if left_ms == 0 {
-            return Err(Wait::Said("it had not run its workload in time".to_owned()));
-        }
-        let limit = PollTimeout::try_from(left_ms.min(i32::MAX as u64)).unwrap_or(PollTimeout::MAX);
-        let channels: Vec<_> = {
-            let channels = instance.channels().iter().enumerate();
-            channels.filter_map(|(index, each)| Some((index, each.fd()?.as_raw_fd()))).collect()
-        };
-        let mut fds = vec![PollFd::new(instance.pidfd(), PollFlags::POLLIN)];
-        fds.extend(channels.iter().map(|(_, fd)| {
-            // SAFETY: the channel owns the descriptor and is not touched while `fds` lives.
-            PollFd::new(unsafe { BorrowedFd::borrow_raw(*fd) }, PollFlags::POLLIN)
-        }));
-        match poll(&mut fds, limit) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Wait::Host(errno.into())),
-        }
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        if interrupt::requested() {
-            return Err(Wait::Interrupted);
-        }
-        for ((index, _), _) in channels.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
-            let read =
-                instance.channels()[*index].read(now_ns(), &mut |stamped| match stamped.notice {
-                    Notice::Edge(Edge::Done) => done = true,
-                    Notice::Failure(why) => failure = Some(why),
-                    _ => {}
-                });
-            read.map_err(Wait::Backend)?;
-        }
-        match (failure.take(), done, ready[0]) {
-            (Some(why), ..) => return Err(Wait::Said(why)),
-            (_, true, false) => return Ok(()),
-            (_, _, true) => return Err(Wait::Said("it ended, and was to stay".to_owned())),
-            _ => {}
-        }
-    }
-}
+/// Bytes of each of [`PARTS`].
+pub(super) type Parts = [i64; PARTS.len()];
 
 /// What [`PARTS`] hold now, in bytes; a field that this kernel lacks stays 0.
-fn parts() -> io::Result<[i64; PARTS.len()]> {
+pub(super) fn parts() -> io::Result<Parts> {
     // What CPUs keep to themselves comes in; only root may ask.
     let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
     let meminfo = fs::read_to_string("/proc/meminfo")?;

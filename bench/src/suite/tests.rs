@@ -53,7 +53,7 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
     match plan.act {
         Act::Capture => return of_act("capture_ns", "ns"),
         Act::Crowd(_) => return of_act("each_system_bytes", "bytes"),
-        Act::Launch => {}
+        Act::Launch | Act::Lifecycle(_) => {}
     }
     let edges = [(Edge::Launch, 0), (Edge::Enter, 2), (Edge::Init, 9), (Edge::Ready, 10)];
     let metric = |spec: &tare_workload::MetricSpec| {
@@ -80,6 +80,7 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
             rss_bytes: 3_000_000 * scale,
             guest_ram_touched_bytes: Some(20 << 20),
             system_delta_bytes: Some(24 << 20),
+            ..MemoryUsage::default()
         }),
         ..Sample::default()
     }

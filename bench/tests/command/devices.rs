@@ -22,7 +22,8 @@ use tare_container::{
 };
 use tare_vmm::{
     BalloonConfig, BalloonControl, BlockConfig, BlockEngine, Config, ConsoleConfig, ConsoleControl,
-    Edge, End, NetConfig, Observer, Prepared, Streams, TapSource, Vmm, VsockConfig, open_tap,
+    Edge, End, NetBackend, NetConfig, Observer, Prepared, Streams, TapSource, Vmm, VsockConfig,
+    open_tap,
 };
 use tare_workload::{
     CONVERSATION_PORT, Channel, Decoder, Event, FrameKind, Job, Line, Network, frame_header,
@@ -211,7 +212,7 @@ fn jail(kit: &Kit) -> Jail {
 }
 
 /// Boots a guest that has every device, its VMM confined and jailed, and lets `check` talk with it.
-fn with_guest(kit: &Kit, balloon: BalloonConfig, check: fn(&mut Guest)) {
+fn with_guest(kit: &Kit, balloon: BalloonConfig, backend: NetBackend, check: fn(&mut Guest)) {
     static TAPS: AtomicU32 = AtomicU32::new(0);
     let tap_name = format!("tare-test{}", TAPS.fetch_add(1, Ordering::Relaxed));
     let tap = open_tap(&tap_name).unwrap();
@@ -250,7 +251,7 @@ fn with_guest(kit: &Kit, balloon: BalloonConfig, check: fn(&mut Guest)) {
             },
         ],
         vsock: Some(VsockConfig { guest_cid: 3, path: None }),
-        nets: vec![NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), mac: MAC }],
+        nets: vec![NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), backend, mac: MAC }],
         rng: true,
         balloon: Some(balloon),
         console: Some(ConsoleConfig {
@@ -328,7 +329,7 @@ fn inside_the_lab_devices_work() {
     let kernel = path("TARE_KERNEL").map_or_else(Default::default, guest_kernel::Choice::File);
     let kit =
         Kit::new(Choice { kernel, rootfs: path("TARE_ROOTFS"), ..Choice::default() }).unwrap();
-    with_guest(&kit, BalloonConfig::default(), |guest| {
+    with_guest(&kit, BalloonConfig::default(), NetBackend::User, |guest| {
         entropy_comes(guest);
         console_has_a_size(guest);
         disks_keep_what_is_written(guest);
@@ -338,7 +339,10 @@ fn inside_the_lab_devices_work() {
         statistics_come_when_asked_for(guest);
     });
     let reporting = BalloonConfig { free_page_reporting: true, ..BalloonConfig::default() };
-    with_guest(&kit, reporting, free_pages_come_back);
+    with_guest(&kit, reporting, NetBackend::Vhost, |guest| {
+        network_carries_both_ways(guest);
+        free_pages_come_back(guest);
+    });
 }
 
 fn entropy_comes(guest: &mut Guest) {

@@ -3,7 +3,9 @@
 
 mod attended;
 mod bench;
+mod books;
 mod busy;
+mod calibrate;
 mod cli;
 mod common;
 mod containers;
@@ -11,7 +13,10 @@ mod copies;
 mod devices;
 mod disks;
 mod host;
+mod images;
 mod kernels;
 mod lab;
 mod leftovers;
+mod lifecycles;
+mod results;
 mod variants;

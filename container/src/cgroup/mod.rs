@@ -19,7 +19,7 @@ pub(crate) use group::Groups;
 pub use layout::{CgroupLayout, CgroupMount};
 pub(crate) use leaf::Leaf;
 pub use limits::{CgroupStatistics, CpuQuota, DeviceKind, DeviceRule, IoLimit, Limits, Resources};
-pub(crate) use name::start_ticks;
+pub(crate) use name::{Name, Owner, start_ticks};
 pub use sweep::{Swept, sweep};
 
 /// The directory under which all boxes of all runs have their cgroups.

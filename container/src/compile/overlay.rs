@@ -78,10 +78,16 @@ pub(super) fn on_directory(
     volatile: bool,
     has_users: bool,
 ) -> Result<(), Error> {
-    let mut first = if volatile { b"volatile,".to_vec() } else { Vec::new() };
-    if has_users {
-        // A user namespace's root cannot write attributes of the host's root (`trusted.*`).
-        first.extend(b"userxattr,");
+    let mut first = if has_users {
+        // A user namespace's root cannot write attributes of the host's root (`trusted.*`); with
+        // others the kernel does without redirections by itself.
+        b"userxattr,".to_vec()
+    } else {
+        // Whatever the module's defaults are: what is kept must not refer to the layers below.
+        b"redirect_dir=off,metacopy=off,".to_vec()
+    };
+    if volatile {
+        first.extend(b"volatile,");
     }
     for (key, path) in [(&b"upperdir="[..], upper), (b",workdir=", work)] {
         first.extend(key);
