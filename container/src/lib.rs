@@ -23,7 +23,12 @@
 //! * **Errors are exact.** A failed start names the step, its object, the system's error and the
 //!   remedy; a missing command is an error of its own ([`Error::shell_status`] is 127).
 //!
-//! It needs root (`CAP_SYS_ADMIN` in the initial user namespace), x86-64 and Linux 5.12.
+//! * **A porter enters what is there already.** A user or pid namespace cannot be entered by
+//!   `clone3`: a first child enters it and makes the box as its own sibling. So are boxes of a user
+//!   namespace started ([`Spec::rootless`]), and further processes ([`Spec::prepare_in`]).
+//!
+//! It needs x86-64 and Linux 5.12, and root (`CAP_SYS_ADMIN` in the initial user namespace) unless the
+//! box has a user namespace of its own. [`Bundle`] makes a [`Spec`] of an OCI bundle.
 //!
 //! # Example
 //!

@@ -8,6 +8,7 @@ mod busy;
 mod calibrate;
 mod cli;
 mod common;
+mod containers;
 mod copies;
 mod devices;
 mod disks;

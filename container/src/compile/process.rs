@@ -54,7 +54,7 @@ impl Ending {
         let cwd = script.arena.text("cwd", spec.cwd.as_os_str().as_bytes())?;
         let target = spec.cwd.display().to_string();
         script.call(Stage::WorkingDirectory, target, libc::SYS_chdir, &[cwd.into()]);
-        signals(script);
+        signals(script, self.init);
         privileges::bound(script, spec);
         // Without no_new_privs loading a filter takes CAP_SYS_ADMIN.
         if !self.no_new_privs {
@@ -151,7 +151,7 @@ fn execute_file(
 
 /// Signals that the caller ignores (Rust's runtime ignores SIGPIPE) would stay ignored across
 /// exec, and all are blocked until here.
-fn signals(script: &mut Script) {
+fn signals(script: &mut Script, stays_blocked: bool) {
     for signal in (1..=64).filter(|signal| is_ignored(*signal)) {
         // The kernel's sigaction: handler, flags, restorer, mask.
         let default = script.arena.words([0, 0, 0, 0]);
@@ -161,6 +161,11 @@ fn signals(script: &mut Script) {
             libc::SYS_rt_sigaction,
             &[signal.into(), default.into(), 0usize.into(), 8usize.into()],
         );
+    }
+    if stays_blocked {
+        // A first process is not sent what it neither handles nor blocks: an init that has not begun
+        // would miss it.
+        return;
     }
     let none = script.arena.words([0]);
     script.call(
