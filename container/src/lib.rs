@@ -71,7 +71,10 @@ pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
 pub use jail::{Entrance, Jail};
-pub use network::{empty_network, raise_interface};
+pub use network::{
+    Bridge, Lease, NetworkError, Reach, Station, Stations, empty_network, raise_interface,
+    sweep_networks,
+};
 pub use prepared::Prepared;
 pub use seccomp::SeccompFilter;
 pub use spec::{

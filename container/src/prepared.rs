@@ -10,6 +10,7 @@ use crate::child::{self, Failure, Start};
 use crate::compile::{Compiled, POLL_READABLE, above, compile, search_path};
 use crate::container::{Container, reap};
 use crate::error::{Error, Stage};
+use crate::network::Stations;
 use crate::script::REGISTERS;
 use crate::spec::{Namespaces, Program, Rootfs, Spec};
 
@@ -23,6 +24,7 @@ pub struct Prepared {
     /// dumpable; this is what to set it back to.
     dumpable: Option<i32>,
     rootfs: Rootfs,
+    stations: Option<Stations>,
     command: Option<String>,
     searched: Option<String>,
 }
@@ -45,7 +47,7 @@ impl Spec {
         self.rootfs = self.rootfs.canonical()?;
         let groups = Groups::prepare(&self.limits)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
-        let mut namespaces = self.namespaces.made(self.network.as_ref());
+        let mut namespaces = self.namespaces.made(&self);
         if groups.is_some() {
             // Made by the child itself, once it is in its cgroup.
             namespaces = namespaces.without(Namespaces::CGROUP);
@@ -63,6 +65,7 @@ impl Spec {
             namespaces: namespaces.flags(),
             dumpable: self.user.is_some().then(dumpable),
             rootfs: self.rootfs.clone(),
+            stations: self.stations.clone(),
             compiled: compile(self, v1, groups.is_some())?,
             groups,
             command,
@@ -104,6 +107,10 @@ impl Prepared {
         };
         let parent = open_own_pidfd()?;
         fill(parent.as_raw_fd() as usize | POLL_READABLE);
+        let station = self.stations.as_ref().map(Stations::take).transpose()?;
+        if let Some(station) = &station {
+            fill(station.as_raw_fd() as usize);
+        }
         let mut moved = [const { None }; 32];
         for (fd, place) in slots.iter().zip(&mut moved) {
             let number = if fd.as_raw_fd() > self.compiled.highest {
@@ -130,7 +137,7 @@ impl Prepared {
         // SAFETY: clone3 made this descriptor for us alone.
         let pidfd = unsafe { OwnedFd::from_raw_fd(started.pidfd) };
         match started.failure {
-            None => Ok(Container::new(started.pid, pidfd, leaf)),
+            None => Ok(Container::new(started.pid, pidfd, leaf, station)),
             Some(failure) => {
                 use std::os::fd::AsFd;
                 let _ = reap(pidfd.as_fd(), 0);

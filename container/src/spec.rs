@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::capability::Capabilities;
 use crate::cgroup::Limits;
+use crate::network::Stations;
 use crate::seccomp::SeccompFilter;
 
 /// A container to be prepared. [`Spec::container`] has safe, complete defaults; change fields
@@ -37,6 +38,9 @@ pub struct Spec {
     /// The network namespace that is entered, where it is to be none of its own for each start; see
     /// [`empty_network`](crate::empty_network). Needs [`Namespaces::NET`].
     pub network: Option<OwnedFd>,
+    /// Where each start gets a network of its own, with an interface on a bridge. Needs
+    /// [`Namespaces::NET`].
+    pub stations: Option<Stations>,
     /// Whether `lo` is brought up; needs [`Namespaces::NET`]. A fresh one is down.
     pub loopback: bool,
     /// Limits by cgroup. With none asked for, no cgroup is touched.
@@ -102,6 +106,7 @@ impl Spec {
             sys: false,
             hostname: None,
             network: None,
+            stations: None,
             loopback: false,
             limits: Limits::default(),
             rlimits: Vec::new(),
@@ -278,8 +283,9 @@ impl Namespaces {
     }
 
     /// Those that a start makes: a network that is there already is entered instead.
-    pub(crate) fn made(self, network: Option<&OwnedFd>) -> Namespaces {
-        if network.is_some() { self.without(Namespaces::NET) } else { self }
+    pub(crate) fn made(self, spec: &Spec) -> Namespaces {
+        let is_there = spec.network.is_some() || spec.stations.is_some();
+        if is_there { self.without(Namespaces::NET) } else { self }
     }
 
     pub(crate) fn flags(self) -> u64 {

@@ -22,3 +22,5 @@ mod isolation;
 mod jail;
 #[path = "container/leftovers.rs"]
 mod leftovers;
+#[path = "container/network.rs"]
+mod network;

@@ -58,7 +58,8 @@ pub(super) fn names(script: &mut Script, spec: &Spec) -> Result<(), Error> {
             &[address.into(), name.len().into()],
         );
     }
-    if spec.loopback {
+    // A station has it up already.
+    if spec.loopback && spec.stations.is_none() {
         loopback(script);
     }
     Ok(())

@@ -19,7 +19,7 @@ pub(crate) use files::above;
 pub(crate) use process::{POLL_READABLE, bare, search_path};
 
 use crate::error::{Error, Stage};
-use crate::script::{Reg, Script};
+use crate::script::{Arg, Reg, Script};
 use crate::spec::{Dev, Namespaces, Proc, Program, Rootfs, Spec, Stream};
 
 /// A compiled spec.
@@ -34,10 +34,11 @@ pub(crate) struct Compiled {
     pub(crate) highest: i32,
 }
 
-/// Registers that the parent fills, in this order: the parent's pidfd for `poll`, the slots, and
-/// the `cgroup.procs` of v1.
+/// Registers that the parent fills, in this order: the parent's pidfd for `poll`, the network
+/// namespace of a station, the slots, and the `cgroup.procs` of v1.
 struct Given {
     parent: Reg,
+    station: Option<Reg>,
     slots: Vec<Reg>,
     v1_procs: Vec<Reg>,
 }
@@ -47,7 +48,7 @@ struct Given {
 pub(crate) fn compile(spec: Spec, v1: usize, grouped: bool) -> Result<Compiled, Error> {
     validate(&spec)?;
     let (mut script, given) = begin(&spec, v1, grouped);
-    furnish(&mut script, &spec)?;
+    furnish(&mut script, &spec, given.station)?;
     finish(script, &given, spec)
 }
 
@@ -55,7 +56,7 @@ pub(crate) fn compile(spec: Spec, v1: usize, grouped: bool) -> Result<Compiled, 
 pub(crate) fn compile_home(spec: &Spec) -> Result<Script, Error> {
     validate(spec)?;
     let mut script = Script::default();
-    furnish(&mut script, spec)?;
+    furnish(&mut script, spec, None)?;
     script.check()?;
     Ok(script)
 }
@@ -84,6 +85,7 @@ fn begin(spec: &Spec, v1: usize, grouped: bool) -> (Script, Given) {
     let slots = slots(spec);
     let given = Given {
         parent: script.register(),
+        station: spec.stations.is_some().then(|| script.register()),
         slots: (0..slots).map(|_| script.register()).collect(),
         v1_procs: (0..v1).map(|_| script.register()).collect(),
     };
@@ -93,9 +95,10 @@ fn begin(spec: &Spec, v1: usize, grouped: bool) -> (Script, Given) {
 }
 
 /// Mounts, names and network of fresh namespaces.
-fn furnish(script: &mut Script, spec: &Spec) -> Result<(), Error> {
-    if let Some(network) = &spec.network {
-        let arguments = [network.as_raw_fd().into(), libc::CLONE_NEWNET.into()];
+fn furnish(script: &mut Script, spec: &Spec, station: Option<Reg>) -> Result<(), Error> {
+    let network = spec.network.as_ref().map(|network| network.as_raw_fd().into());
+    if let Some(network) = network.or(station.map(Arg::from)) {
+        let arguments = [network, libc::CLONE_NEWNET.into()];
         script.call(Stage::Network, "namespace", libc::SYS_setns, &arguments);
     }
     if spec.namespaces.contains(Namespaces::MOUNT) {
@@ -170,6 +173,13 @@ fn validate(spec: &Spec) -> Result<(), Error> {
     }
     if spec.network.is_some() && !has(Namespaces::NET) {
         return invalid("network", "the host's network is to be kept", "add Namespaces::NET");
+    }
+    if spec.stations.is_some() && (spec.network.is_some() || !has(Namespaces::NET)) {
+        return invalid(
+            "stations",
+            "the network is another's",
+            "leave network out and add Namespaces::NET",
+        );
     }
     if spec.loopback && !has(Namespaces::NET) {
         return invalid("loopback", "it would change the host's", "add Namespaces::NET");
