@@ -99,12 +99,10 @@ fn test_station_reaches_another_and_each_is_gone_when_it_is_removed() {
         let mut server = server.prepare().unwrap().spawn().unwrap();
         let address = server.address().unwrap();
         // Until it listens.
-        let script = format!(
-            "for try in $(seq 500); do nc -w 10 {address} 7777 < /dev/null && exit 0; done; exit 1"
-        );
+        let script =
+            format!("until timeout 20 nc {address} 7777 < /dev/null 2> /dev/null; do :; done");
         let (exit, text) = bench.run(on(&bench, &stations, &script));
-        assert!(exit.success(), "{text}");
-        assert!(text.ends_with("neighbour\n"), "{text}");
+        assert!(exit.success() && text == "neighbour\n", "{exit:?} {text}");
         server.wait().unwrap();
         server.remove().unwrap();
         assert_eq!(interfaces().len(), 2, "{:?}", interfaces());
