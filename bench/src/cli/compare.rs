@@ -5,6 +5,7 @@ use clap::Args;
 use super::launch::backend_names;
 use super::plan::{self, Wish};
 use super::round::{RoundArgs, is_lab};
+use crate::backend::Wiring;
 use crate::results::Results;
 use crate::{claims, report};
 
@@ -23,6 +24,9 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "WORKLOADS", value_delimiter = ',', value_parser = plan::workload_names(),
           default_value = "start,cpu,memory,syscall,file,probe")]
     workload: Vec<String>,
+    /// Network of the boxes; a workload that talks to the host over one has a bridge all the same
+    #[arg(long, value_enum, default_value_t)]
+    network: Wiring,
     /// Samples of each start-up cell [default: 300 on a machine, 5 in the lab, 20 with --quick];
     /// the other workloads take a tenth, but at least 6, or 3 in the lab
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -37,7 +41,8 @@ pub(super) struct CompareArgs {
 pub(super) fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let (on, workload) = (args.on.join(","), args.workload.join(","));
     let replicates = args.replicates.map(|replicates| replicates.to_string());
-    let mut words = vec!["compare", "--on", &on, "--workload", &workload];
+    let mut words =
+        vec!["compare", "--on", &on, "--workload", &workload, "--network", args.network.name()];
     words.extend(replicates.iter().flat_map(|count| ["--replicates", count]));
     args.round.run(&words, || measure(args), report::render_table)
 }
@@ -52,6 +57,7 @@ fn measure(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
     let wish = Wish {
         backends: args.on.clone(),
         workloads: args.workload.clone(),
+        wiring: args.network,
         setting: args.round.setting(start_replicates),
     };
     let (mut results, code) = args.round.measure(&plan::cells(&wish)?)?;

@@ -19,6 +19,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use tare_container::Reach;
+
 use crate::guest_kernel;
 
 /// Exit codes, documented in `tare --help`.
@@ -161,6 +163,7 @@ impl KitArgs {
             disk_engine: self.disk_engine.into(),
             modules: self.microvm.modules.clone(),
             machine: self.microvm.machine(),
+            reach: Reach::Host,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From what the user wishes to the cells of a comparison.
 
+use crate::backend::Wiring;
 use crate::harness::CellPlan;
 use crate::recipe::{self, Error, Recipe, Setting, WEIGH_MS};
 
@@ -8,6 +9,8 @@ use crate::recipe::{self, Error, Recipe, Setting, WEIGH_MS};
 pub(super) struct Wish {
     pub(super) backends: Vec<String>,
     pub(super) workloads: Vec<String>,
+    /// The network of boxes whose workload wants none.
+    pub(super) wiring: Wiring,
     pub(super) setting: Setting,
 }
 
@@ -62,10 +65,13 @@ pub(super) fn workload_names() -> clap::builder::PossibleValuesParser {
 /// The cells of a wish: every backend with every recipe of the workloads asked for.
 pub(super) fn cells(wish: &Wish) -> Result<Vec<CellPlan>, Error> {
     let is_wished = |recipe: &&Recipe| wish.workloads.iter().any(|name| name == recipe.workload);
-    let cells = RECIPES
-        .iter()
-        .filter(is_wished)
-        .flat_map(|recipe| wish.backends.iter().map(|backend| recipe.cell(backend, wish.setting)));
+    let wired = |recipe: &Recipe| match recipe.transport {
+        None => Recipe { wiring: wish.wiring, ..*recipe },
+        Some(_) => *recipe,
+    };
+    let cells = RECIPES.iter().filter(is_wished).map(wired).flat_map(|recipe| {
+        wish.backends.iter().map(move |backend| recipe.cell(backend, wish.setting))
+    });
     cells.collect()
 }
 
@@ -76,6 +82,7 @@ mod tests {
     fn wish(is_lab: bool) -> Wish {
         Wish {
             backends: vec!["process".to_owned(), "microvm".to_owned()],
+            wiring: Wiring::None,
             workloads: RECIPES.iter().map(|recipe| recipe.workload.to_owned()).collect(),
             setting: Setting { start_replicates: 40, other_replicates: 4, memory_mib: 128, is_lab },
         }

@@ -17,6 +17,7 @@ use crate::backend::{self, Instance, Notice, Prepared, system_used_bytes};
 use crate::clock::now_ns;
 use crate::interrupt;
 use crate::results::{Edge, MemoryUsage};
+use crate::statistics::median;
 
 /// What is told apart of a host's used memory: a field of /proc/meminfo
 /// (Documentation/filesystems/proc.rst) and what it is.
@@ -43,12 +44,25 @@ pub struct Density {
     pub parts: Vec<(&'static str, &'static str, i64)>,
     /// Each box's own account.
     pub boxes: Vec<MemoryUsage>,
+    /// How long each took from launch to init, in nanoseconds, in the order of launches.
+    pub starts_ns: Vec<u64>,
 }
+
+/// How many of the first, and of the last, are taken together.
+const STARTS: usize = 20;
 
 impl Density {
     /// What one of them added, in bytes.
     pub fn each_bytes(&self) -> i64 {
         self.system_delta_bytes / i64::from(self.count.max(1))
+    }
+
+    /// How many times longer the last took to start than the first: medians of twenty. The very first
+    /// warms up what others find warm, and is no part of it. `None` where they are too few.
+    pub fn start_growth(&self) -> Option<f64> {
+        let starts: Vec<f64> = self.starts_ns.iter().skip(1).map(|ns| *ns as f64).collect();
+        let (first, last) = (starts.first_chunk::<STARTS>()?, starts.last_chunk::<STARTS>()?);
+        (starts.len() >= 2 * STARTS).then_some(median(last)? / median(first)?)
     }
 }
 
@@ -84,18 +98,22 @@ pub enum Error {
 /// [`enum@Error`].
 pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result<Density, Error> {
     let mut crowd = Crowd::default();
+    let mut starts_ns = Vec::new();
     let before = parts()?;
     let used_before = system_used_bytes()?;
     for index in 1..=count {
         prepared.reset()?;
+        let launch_ns = now_ns();
         crowd.boxes.push(prepared.launch()?);
         let Some(newest) = crowd.boxes.last_mut() else { continue };
-        until_done(newest.as_mut(), timeout).map_err(|error| match error {
+        let init_ns = until_done(newest.as_mut(), timeout);
+        let init_ns = init_ns.map_err(|error| match error {
             Wait::Said(why) => Error::Box { index, count, why },
             Wait::Backend(error) => error.into(),
             Wait::Host(error) => error.into(),
             Wait::Interrupted => Error::Interrupted,
         })?;
+        starts_ns.push(init_ns.saturating_sub(launch_ns));
     }
     let used_after = system_used_bytes()?;
     let after = parts()?;
@@ -110,6 +128,7 @@ pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result
             .map(|((name, what), (before, after))| (*name, *what, after - before))
             .collect(),
         boxes,
+        starts_ns,
     })
 }
 
@@ -149,10 +168,10 @@ enum Wait {
     Interrupted,
 }
 
-/// Waits, without polling, until a box has run its workload.
-fn until_done(instance: &mut dyn Instance, timeout: Duration) -> Result<(), Wait> {
+/// Waits, without polling, until a box has run its workload. Returns when it was at its init.
+fn until_done(instance: &mut dyn Instance, timeout: Duration) -> Result<u64, Wait> {
     let deadline_ns = now_ns() + u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX / 2);
-    let (mut done, mut failure) = (false, None);
+    let (mut init_ns, mut done, mut failure) = (None, false, None);
     loop {
         let left_ms = deadline_ns.saturating_sub(now_ns()).div_ceil(1_000_000);
         if left_ms == 0 {
@@ -179,6 +198,7 @@ fn until_done(instance: &mut dyn Instance, timeout: Duration) -> Result<(), Wait
         for ((index, _), _) in channels.iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
             let read =
                 instance.channels()[*index].read(now_ns(), &mut |stamped| match stamped.notice {
+                    Notice::Edge(Edge::Init) => init_ns = init_ns.or(Some(stamped.at_ns)),
                     Notice::Edge(Edge::Done) => done = true,
                     Notice::Failure(why) => failure = Some(why),
                     _ => {}
@@ -187,7 +207,7 @@ fn until_done(instance: &mut dyn Instance, timeout: Duration) -> Result<(), Wait
         }
         match (failure.take(), done, ready[0]) {
             (Some(why), ..) => return Err(Wait::Said(why)),
-            (_, true, false) => return Ok(()),
+            (_, true, false) => return Ok(init_ns.unwrap_or_else(now_ns)),
             (_, _, true) => return Err(Wait::Said("it ended, and was to stay".to_owned())),
             _ => {}
         }

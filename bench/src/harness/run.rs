@@ -32,6 +32,8 @@ pub struct CellPlan {
     pub weigh: bool,
     /// What each replicate does.
     pub act: Act,
+    /// Rest before each launch, where it is not the schedule's.
+    pub gap: Option<Duration>,
 }
 
 /// What a replicate does.
@@ -111,8 +113,9 @@ pub fn run(kit: &Kit, plan: &[CellPlan], schedule: Schedule) -> Finished {
             if !works[index].is_hopeful() {
                 continue;
             }
-            if !schedule.gap.is_zero() {
-                sleep(schedule.gap);
+            let gap = plan[index].gap.unwrap_or(schedule.gap);
+            if !gap.is_zero() {
+                sleep(gap);
             }
             if interrupt::requested() {
                 break 'blocks;
@@ -225,6 +228,9 @@ fn capture_sample(capture_ns: u64) -> Sample {
     sample_of(vec![lower("capture_ns".to_owned(), Unit::Nanoseconds, capture_ns as f64)])
 }
 
+/// How many times longer the last of a crowd took to start than the first.
+const GROWTH: &str = "last_start_to_first";
+
 /// The whole for each box, and what it is made of as far as the kernel tells.
 fn crowd_sample(density: Density) -> Sample {
     let count = f64::from(density.count.max(1));
@@ -232,5 +238,8 @@ fn crowd_sample(density: Density) -> Sample {
         lower(format!("each_{name}_bytes"), Unit::Bytes, bytes as f64 / count)
     };
     let parts = density.parts.iter().map(|(name, _, bytes)| each(&name.to_lowercase(), *bytes));
-    sample_of(std::iter::once(each("system", density.system_delta_bytes)).chain(parts).collect())
+    let growth = density.start_growth();
+    let growth = growth.map(|growth| lower(GROWTH.to_owned(), Unit::Count, growth));
+    let system = each("system", density.system_delta_bytes);
+    sample_of(std::iter::once(system).chain(parts).chain(growth).collect())
 }
