@@ -65,7 +65,8 @@ mod spec;
 
 pub use capability::Capabilities;
 pub use cgroup::{
-    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, Limits, Swept, sweep,
+    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, Limits, Swept,
+    own_cgroup_name, sweep,
 };
 pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};

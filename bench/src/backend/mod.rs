@@ -9,6 +9,7 @@
 
 mod channel;
 mod container;
+mod foreign;
 mod instance;
 mod memory;
 mod microvm;
@@ -217,6 +218,9 @@ pub fn all() -> &'static [&'static dyn Backend] {
         &process::Process,
         &container::Container::Whole,
         &container::Container::Floor,
+        &foreign::OciRuntime::Crun,
+        &foreign::OciRuntime::Runc,
+        &foreign::Bwrap,
         &microvm::MicroVm::Cold,
         &microvm::MicroVm::Pooled,
         &microvm::MicroVm::Snapshot,

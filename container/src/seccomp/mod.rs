@@ -66,6 +66,12 @@ impl SeccompFilter {
         self.program.len()
     }
 
+    /// As an array of the kernel's `sock_filter`, for other programs that load it.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.words().into_iter().flat_map(u64::to_ne_bytes).collect()
+    }
+
     fn compile(rules: &[Rule]) -> SeccompFilter {
         let mut intervals: Vec<(u32, Rule)> = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
