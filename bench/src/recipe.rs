@@ -144,7 +144,7 @@ impl Recipe {
         let mut job = Job::new(Channel::Com1, self.workload);
         job.hold_ms = match self.act {
             Act::Crowd(_) => CROWD_MS,
-            Act::Launch | Act::Capture => self.weigh_ms.unwrap_or(0),
+            Act::Launch | Act::Burst(_) | Act::Capture => self.weigh_ms.unwrap_or(0),
         };
         let sizes = if setting.is_lab { self.lab } else { &[] };
         job.parameters = self.always.iter().chain(sizes).map(owned).collect();

@@ -5,6 +5,7 @@
 //! falls on all alike (METHOD rules 4 and 5). Nothing here knows a backend or a workload by name.
 
 mod attendant;
+mod burst;
 mod density;
 mod floor;
 mod replicate;

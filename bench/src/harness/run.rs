@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::attendant::Nobody;
+use super::burst::burst;
 use super::density::{Density, Error as DensityError, density};
 use super::replicate::{self, Conduct, replicate};
 use crate::backend::{Assignment, Availability, Backend, Prepared};
@@ -44,6 +45,8 @@ pub enum Act {
     Launch,
     /// Takes a snapshot of a fresh guest.
     Capture,
+    /// Launches so many boxes back to back, and one before them.
+    Burst(u32),
     /// Launches so many boxes, which live together, and weighs them all.
     Crowd(u32),
 }
@@ -178,6 +181,7 @@ impl Work {
                 .reset()
                 .map_err(replicate::Error::from)
                 .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody)),
+            Act::Burst(count) => burst(prepared.as_ref(), conduct, count),
             Act::Capture => prepared.capture().map(capture_sample).map_err(replicate::Error::from),
             Act::Crowd(count) => density(prepared.as_ref(), count, schedule.timeout)
                 .map(crowd_sample)

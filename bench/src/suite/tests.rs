@@ -59,6 +59,7 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
             let growth = ("last_start_to_first", "count", 1.0);
             return of_act(&[("each_system_bytes", "bytes", 1e6), growth]);
         }
+        Act::Burst(_) => return of_act(&[("start_ns", "ns", 1e6), ("run_ns", "ns", 2e6)]),
         Act::Launch => {}
     }
     let edges = [
