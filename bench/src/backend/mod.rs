@@ -219,6 +219,7 @@ pub fn all() -> &'static [&'static dyn Backend] {
         &container::Container::Whole,
         &container::Container::Floor,
         &foreign::OciRuntime::Crun,
+        &foreign::OciRuntime::CrunWithoutCgroup,
         &foreign::OciRuntime::Runc,
         &foreign::Bwrap,
         &microvm::MicroVm::Cold,

@@ -237,7 +237,8 @@ fn runtimes_in(arguments: &[OsString]) -> impl Iterator<Item = PathBuf> {
         let references = suite.targets.iter().filter_map(|target| target.reference);
         named.extend(references.map(|reference| reference.backend));
     }
-    let is_named = |path: &PathBuf| named.iter().any(|name| path.ends_with(name));
+    let program = |name: &str| name.split(':').next().unwrap_or_default().to_owned();
+    let is_named = |path: &PathBuf| named.iter().any(|name| path.ends_with(program(name)));
     let wanted: Vec<PathBuf> = RUNTIMES.map(PathBuf::from).into_iter().filter(is_named).collect();
     wanted.into_iter()
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::backend::{self, Instance, Notice, Prepared, system_used_bytes};
 use crate::clock::now_ns;
@@ -97,6 +98,7 @@ pub enum Error {
 /// # Errors
 /// [`enum@Error`].
 pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result<Density, Error> {
+    let _room = Room::for_boxes(count)?;
     let mut crowd = Crowd::default();
     let mut starts_ns = Vec::new();
     let before = parts()?;
@@ -130,6 +132,33 @@ pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result
         boxes,
         starts_ns,
     })
+}
+
+/// Descriptors that the harness holds for each box, and may hold besides.
+const BOX_DESCRIPTORS: u64 = 8;
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Room for the descriptors of many boxes, as long as it lives.
+struct Room(u64, u64);
+
+impl Room {
+    fn for_boxes(count: u32) -> io::Result<Room> {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let wanted = u64::from(count) * BOX_DESCRIPTORS + OTHER_DESCRIPTORS;
+        if wanted > soft {
+            // Only root may have more than the hard limit.
+            let raised = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard));
+            raised.or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))?;
+        }
+        Ok(Room(soft, hard))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // What was there before is allowed.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, self.0, self.1);
+    }
 }
 
 /// Boxes that live; whatever happens, they end with it.

@@ -12,6 +12,7 @@
 //! on which C libraries fall back to what is known.
 
 mod rules;
+mod shared;
 
 use libc::EPERM;
 
@@ -88,7 +89,7 @@ impl SeccompFilter {
             load(NUMBER),
         ];
         program.extend(tree(&intervals));
-        SeccompFilter { program }
+        SeccompFilter { program: shared::shortened(program) }
     }
 
     /// As the kernel's `sock_filter` array, one instruction in each word.

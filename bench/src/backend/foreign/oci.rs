@@ -20,8 +20,10 @@ use crate::kit::Kit;
 /// The backends; see the module's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) enum OciRuntime {
-    /// The one in C.
+    /// The one in C, as it comes.
     Crun,
+    /// The same, told to leave cgroups alone.
+    CrunWithoutCgroup,
     /// The one in Go.
     Runc,
 }
@@ -29,29 +31,35 @@ pub(in crate::backend) enum OciRuntime {
 impl OciRuntime {
     const fn tool(self) -> Tool {
         match self {
-            OciRuntime::Crun => Tool { program: "crun", variable: "TARE_CRUN", package: "crun" },
+            OciRuntime::Crun | OciRuntime::CrunWithoutCgroup => {
+                Tool { program: "crun", variable: "TARE_CRUN", package: "crun" }
+            }
             OciRuntime::Runc => Tool { program: "runc", variable: "TARE_RUNC", package: "runc" },
         }
     }
 
-    /// Options before the command. Without limits crun can be told to leave cgroups alone.
-    fn options(self, limits: Limits) -> &'static [&'static str] {
+    /// Options before the command.
+    fn options(self) -> &'static [&'static str] {
         match self {
-            OciRuntime::Crun if limits == Limits::default() => &["--cgroup-manager=disabled"],
-            OciRuntime::Crun => &["--cgroup-manager=cgroupfs"],
-            OciRuntime::Runc => &[],
+            OciRuntime::Crun | OciRuntime::Runc => &[],
+            OciRuntime::CrunWithoutCgroup => &["--cgroup-manager=disabled"],
         }
     }
 }
 
 impl Backend for OciRuntime {
     fn name(&self) -> &'static str {
-        self.tool().program
+        match self {
+            OciRuntime::Crun => "crun",
+            OciRuntime::CrunWithoutCgroup => "crun:nocgroup",
+            OciRuntime::Runc => "runc",
+        }
     }
 
     fn about(&self) -> &'static str {
         match self {
             OciRuntime::Crun => "crun run: the OCI runtime in C, of the host or TARE_CRUN",
+            OciRuntime::CrunWithoutCgroup => "the same without a cgroup: --cgroup-manager=disabled",
             OciRuntime::Runc => "runc run: Docker's OCI runtime, of the host or TARE_RUNC",
         }
     }
@@ -61,6 +69,12 @@ impl Backend for OciRuntime {
     }
 
     fn suits(&self, assignment: &Assignment) -> Availability {
+        if *self == OciRuntime::CrunWithoutCgroup && assignment.limits != Limits::default() {
+            return Availability::Unavailable {
+                why: "without a cgroup nothing is limited".to_owned(),
+                remedy: "compare crun".to_owned(),
+            };
+        }
         suits(assignment)
     }
 
@@ -111,7 +125,7 @@ impl Ready {
 
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["--root".to_owned(), self.records().display().to_string()];
-        arguments.extend(self.runtime.options(self.limits).iter().map(|&option| option.to_owned()));
+        arguments.extend(self.runtime.options().iter().map(|&option| option.to_owned()));
         arguments
     }
 }
@@ -119,13 +133,17 @@ impl Ready {
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
         let cgroup = match (self.runtime, self.limits == Limits::default()) {
-            (OciRuntime::Crun, true) => "no limits, no cgroup joined",
-            (OciRuntime::Runc, true) => "no limits; it makes and joins a cgroup all the same",
+            (OciRuntime::CrunWithoutCgroup, _) => "no limits, no cgroup joined",
+            (_, true) => "no limits; it makes and joins a cgroup all the same",
             (_, false) => "cgroup made by the runtime, with the limits that are asked for",
         };
         vec![
             self.version.clone(),
-            format!("{} {} run --preserve-fds 1", self.name, self.arguments().join(" ")),
+            format!(
+                "{} {} run --preserve-fds 1",
+                self.runtime.tool().program,
+                self.arguments().join(" ")
+            ),
             cgroup.to_owned(),
             "fresh network namespace, lo up".to_owned(),
             "bundle written before each launch: our namespaces, capabilities, masked paths and \
