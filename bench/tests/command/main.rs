@@ -13,4 +13,5 @@ mod host;
 mod kernels;
 mod lab;
 mod leftovers;
+mod runtimes;
 mod variants;
