@@ -38,8 +38,8 @@ compare: kernel
 
 bench: kernel
 	@$(TARE) kernel build bare
-	$(TARE) bench vmm $(ARGS)
-	$(TARE) bench container $(ARGS)
+	@status=0; for suite in vmm container; do \
+	  $(TARE) bench $$suite $(ARGS) || status=$$?; done; exit $$status
 
 # The guest kernels are built first: tests use them and do not build any.
 test: provision
