@@ -42,18 +42,20 @@ bench: kernel
 	  $(TARE) bench $$suite $(ARGS) || status=$$?; done; exit $$status
 
 # The guest kernels are built first: tests use them and do not build any.
-test: provision
+test:
+	@kernels/provision.sh build lab test
 	$(CARGO) run --locked --quiet --package tare -- kernel build --all
 	timeout --verbose --kill-after=30 $(TEST_LIMIT) \
 		$(CARGO) test --locked --workspace --no-fail-fast
 
-# What is found goes to vmm/fuzz/artifacts and fails; new inputs stay out of the corpus that is kept.
+# What is found goes to fuzz/artifacts of the crate and fails; new inputs stay out of the corpus that
+# is kept.
 fuzz:
 	@kernels/provision.sh fuzz
-	cd vmm && for target in $$($(FUZZ) list); do \
+	for crate in vmm container; do (cd $$crate && for target in $$($(FUZZ) list); do \
 	  mkdir -p fuzz/target/corpus/$$target && \
 	  $(FUZZ) run --target $(FUZZ_HOST) $$target fuzz/target/corpus/$$target fuzz/corpus/$$target \
-	    -- -max_total_time=$(FUZZ_TIME) -rss_limit_mb=4096 || exit 1; done
+	    -- -max_total_time=$(FUZZ_TIME) -rss_limit_mb=4096 || exit 1; done) || exit 1; done
 
 lint: provision
 	$(CARGO) fmt --all --check

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Gets what tare needs beyond Rust, git, make, gcc and python3, on Debian.
 #
-#   kernels/provision.sh [build] [lab] [fuzz]      (default: build and lab)
+#   kernels/provision.sh [build] [lab] [test] [fuzz]      (default: build and lab)
 #
 #   build   to compile tare and its guest kernel, and to make disk images
 #   lab     QEMU and Debian's cloud kernel (downloaded, not installed), for hosts in software
+#   test    what only tests need: a browser for the HTML report (125 MB to download, 410 MB on disk)
 #   fuzz    cargo-fuzz, for `make fuzz`
 #
 # Installs only what is missing; says nothing twice and needs no network when all is there.
@@ -21,12 +22,17 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   libelf-dev             its objtool, which 64-bit x86 always builds
 #   binutils xz-utils      linker; unpacking of sources and modules
 #   e2fsprogs              mke2fs, e2fsck, debugfs
+#   erofs-utils            mkfs.erofs, for read-only disks of images
 #   busybox-static         the base root file system
 #   strace                 a test counts the agent's system calls
 #   cpio                   a test has it read our archives
+#   docker-registry        tests pull images from it
+#   hyperfine              `tare calibrate`: times a whole command too
+#   fio                    `tare calibrate`: reads a file too
+#   sysbench               `tare calibrate`: figures of processor and memory, for orientation
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  busybox-static strace cpio
+  erofs-utils busybox-static strace cpio docker-registry hyperfine fio sysbench
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts
@@ -35,6 +41,9 @@ readonly BUILD_PACKAGES=(
 readonly LAB_PACKAGES=(
   qemu-system-x86 qemu-system-data seabios xz-utils crun runc bubblewrap
 )
+
+#   chromium               a test opens the HTML report in it
+readonly TEST_PACKAGES=(chromium)
 
 # libFuzzer is C++.
 readonly FUZZ_PACKAGES=(g++)
@@ -63,20 +72,22 @@ available_kernel() {
 }
 
 main() {
-  local want_build=false want_lab=false want_fuzz=false part
+  local want_build=false want_lab=false want_test=false want_fuzz=false part
   for part in "${@:-all}"; do
     case "$part" in
       build) want_build=true ;;
       lab) want_lab=true ;;
+      test) want_test=true ;;
       fuzz) want_fuzz=true ;;
       all) want_build=true want_lab=true ;;
-      *) fail 2 "unknown part '$part'; usage: kernels/provision.sh [build] [lab] [fuzz]" ;;
+      *) fail 2 "unknown part '$part'; usage: kernels/provision.sh [build] [lab] [test] [fuzz]" ;;
     esac
   done
 
   local -a wanted=() missing=()
   if $want_build; then wanted+=("${BUILD_PACKAGES[@]}"); fi
   if $want_lab; then wanted+=("${LAB_PACKAGES[@]}"); fi
+  if $want_test; then wanted+=("${TEST_PACKAGES[@]}"); fi
   if $want_fuzz; then wanted+=("${FUZZ_PACKAGES[@]}"); fi
   local package
   for package in "${wanted[@]}"; do
@@ -124,6 +135,10 @@ main() {
   if [[ ${#missing[@]} -gt 0 ]]; then
     step "apt-get install ${missing[*]}"
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}"
+    # Tests start one of their own; no service is to come with it.
+    if [[ " ${missing[*]} " == *' docker-registry '* ]] && command -v systemctl >/dev/null; then
+      systemctl --quiet disable --now docker-registry 2>/dev/null || true
+    fi
   fi
   if $need_target; then
     step "rustup target add $TARGET"

@@ -77,6 +77,8 @@ pub struct GuestKernel {
     pub elf: PathBuf,
     /// Whether it must be told of its devices and processors by ACPI.
     pub acpi: bool,
+    /// Whether it needs an 8254 timer.
+    pub timer: bool,
     /// The words of its command line that do not depend on the job.
     pub command_line: String,
 }
@@ -122,7 +124,7 @@ impl GuestKernel {
             _ => path.display().to_string(),
         };
         let command_line = tare_kernels::command_line(variant.unwrap_or(&PRACTICAL));
-        GuestKernel { name, elf: path.clone(), path, acpi: false, command_line }
+        GuestKernel { name, elf: path.clone(), path, acpi: false, timer: true, command_line }
     }
 }
 
@@ -138,8 +140,11 @@ impl GuestKernel {
         }
         let image = fs::read(&self.elf).map_err(file_error(&self.elf))?;
         // Our own all read the MP table; `bare` takes no devices, and has no ACPI either.
-        let is_ours = Variant::of_entry(&self.name).is_some();
+        let variant = Variant::of_entry(&self.name);
+        let is_ours = variant.is_some();
         self.acpi = !is_ours && !tare_kernels::takes_device_words(&image);
+        // Those for start-up have interrupts through the 8259, on their one processor.
+        self.timer = vcpus > 1 || !variant.is_some_and(|variant| variant.packed);
         // By ACPI, and with several processors, interrupts come through the I/O APIC.
         if self.acpi || vcpus > 1 {
             let words = self.command_line.split(' ').filter(|word| *word != "noapic");
@@ -202,7 +207,8 @@ mod tests {
         let kernel = Choice::File(path.clone()).find().unwrap();
         assert_eq!(kernel.name, "full-6.12.117-0123456789ab");
         assert_eq!(kernel.command_line, tare_kernels::command_line(&FULL));
-        assert!(!kernel.clone().prepare(directory.path(), 1).unwrap().acpi);
+        let prepared = kernel.clone().prepare(directory.path(), 1).unwrap();
+        assert!(!prepared.acpi && prepared.timer);
         assert_eq!(brought(directory.path(), &FULL), Some(path));
         assert_eq!(brought(directory.path(), &BARE), None);
     }

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use tare_container::{Bridge, Reach};
 use tare_kernels::modules::{self, GUEST_MODULES, MODULES_LIST, Module, Modules};
 use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
-use tare_vmm::{BlockEngine, BootProtocol, Config, CpuProfile, Pages};
+use tare_vmm::{BlockEngine, BootProtocol, Config, CpuProfile, NetBackend, Pages};
 use tare_workload::Job;
 
 use crate::backend::{Assignment, reach_state};
 use crate::guest_kernel::{self, GuestKernel};
+use crate::image::{self, UsedImage};
 use crate::rundir::RunDir;
 
 /// The agent, built by `build.rs`: the same bytes in every box.
@@ -59,6 +60,9 @@ pub enum Error {
     /// A disk's image.
     #[error(transparent)]
     Disk(#[from] ext4::Error),
+    /// The image that boxes run.
+    #[error(transparent)]
+    Image(#[from] image::Error),
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -73,6 +77,8 @@ pub struct Choice {
     pub kernel: guest_kernel::Choice,
     /// A root file system other than the one that tare makes.
     pub rootfs: Option<PathBuf>,
+    /// The image of the store whose tree is the root file system instead.
+    pub image: Option<String>,
     /// How our own microVM's disks move their data.
     pub disk_engine: BlockEngine,
     /// Directory with the guest kernel's modules.
@@ -88,6 +94,7 @@ impl Default for Choice {
         Choice {
             kernel: guest_kernel::Choice::default(),
             rootfs: None,
+            image: None,
             disk_engine: BlockEngine::default(),
             modules: None,
             machine: GuestMachine::default(),
@@ -109,12 +116,14 @@ pub struct GuestMachine {
     pub prefault: bool,
     /// How the kernel is entered.
     pub protocol: BootProtocol,
+    /// Who moves its network's packets, if not the VMM.
+    pub net_backend: Option<NetBackend>,
 }
 
 impl Default for GuestMachine {
     fn default() -> GuestMachine {
         let Config { vcpus, cpu_profile, pages, prefault, protocol, .. } = Config::default();
-        GuestMachine { vcpus, cpu_profile, pages, prefault, protocol }
+        GuestMachine { vcpus, cpu_profile, pages, prefault, protocol, net_backend: None }
     }
 }
 
@@ -130,6 +139,7 @@ pub struct Kit {
     modules: OnceCell<Vec<Module>>,
     initramfs: OnceCell<PathBuf>,
     rootfs: OnceCell<PathBuf>,
+    image: OnceCell<Option<UsedImage>>,
     empty_root: OnceCell<PathBuf>,
     bridge: OnceCell<Bridge>,
 }
@@ -160,6 +170,7 @@ impl Kit {
             modules: OnceCell::new(),
             initramfs: OnceCell::new(),
             rootfs: OnceCell::new(),
+            image: OnceCell::new(),
             empty_root: OnceCell::new(),
             bridge: OnceCell::new(),
         })
@@ -263,11 +274,32 @@ impl Kit {
     /// # Errors
     /// [`Error::Rootfs`].
     pub fn rootfs(&self) -> Result<&Path, Error> {
-        once(&self.rootfs, || match &self.choice.rootfs {
-            Some(directory) => Ok(directory.clone()),
-            None => Ok(rootfs::base(&Cache::open()?, &Stderr::new())?),
+        once(&self.rootfs, || match (self.image()?, &self.choice.rootfs) {
+            (Some(image), _) => Ok(image.tree()?),
+            (None, Some(directory)) => Ok(directory.clone()),
+            (None, None) => Ok(rootfs::base(&Cache::open()?, &Stderr::new())?),
         })
         .map(PathBuf::as_path)
+    }
+
+    /// The same as directories that an overlay puts together, topmost first.
+    ///
+    /// # Errors
+    /// As of [`rootfs`](Kit::rootfs).
+    pub fn root_layers(&self) -> Result<Vec<PathBuf>, Error> {
+        match self.image()? {
+            Some(image) => Ok(image.layers().to_vec()),
+            None => Ok(vec![self.rootfs()?.to_owned()]),
+        }
+    }
+
+    /// The image that boxes run, if they run one.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub fn image(&self) -> Result<Option<&UsedImage>, Error> {
+        let open = || Ok(self.choice.image.as_deref().map(UsedImage::open).transpose()?);
+        once(&self.image, open).map(Option::as_ref)
     }
 
     /// A root file system with nothing in it, for boxes that run the agent alone.
@@ -402,16 +434,19 @@ impl GuestDisks {
             return Ok(disks);
         }
         if assignment.with_rootfs {
-            let tree = kit.rootfs()?;
-            let image = kit.new_scratch_dir()?.join("root.ext4");
-            let size_bytes = ext4::size_for(tree)? + ROOT_SLACK_BYTES;
-            ext4::build(&ext4::Image {
-                path: &image,
-                size_bytes,
-                label: "root",
-                tree: Some(tree),
-            })?;
-            disks.root = Some(image);
+            let path = kit.new_scratch_dir()?.join("root.ext4");
+            match kit.image()? {
+                // Guests write to it: each assignment has its own.
+                Some(image) => image::copy_sparse(&image.disk()?, &path)
+                    .map_err(io_error("cannot copy the image's disk to", &path))?,
+                None => {
+                    let tree = kit.rootfs()?;
+                    let size_bytes = ext4::size_for(tree)? + ROOT_SLACK_BYTES;
+                    let (path, tree) = (&path, Some(tree));
+                    ext4::build(&ext4::Image { path, size_bytes, label: "root", tree })?;
+                }
+            }
+            disks.root = Some(path);
         }
         if let Some(mib) = assignment.scratch_mib {
             let image = kit.new_scratch_dir_for(assignment)?.join("scratch.ext4");

@@ -27,18 +27,23 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod backend;
+pub mod calibrate;
 pub mod claims;
 pub mod cli;
 pub mod clock;
+pub mod differences;
 pub mod guest_kernel;
 pub mod harness;
+mod held;
 pub mod host;
+pub mod image;
 pub mod interrupt;
 pub mod kit;
 pub mod lab;
 mod progress;
 pub mod recipe;
 mod record;
+mod relay;
 pub mod report;
 pub mod results;
 mod rundir;

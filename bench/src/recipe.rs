@@ -12,7 +12,7 @@ use tare_kernels::Variant;
 use tare_workload::{Channel, Job, ParameterError, Params};
 
 use crate::backend::{self, Assignment, Output, Transport, Wiring};
-use crate::harness::{Act, CellPlan};
+use crate::harness::{Act, CellPlan, Lifecycle};
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
 pub const WEIGH_MS: u32 = 100;
@@ -54,7 +54,7 @@ pub struct Recipe {
     /// What the box may use at most.
     pub limits: Limits,
     /// Rest before each launch, where it is not the run's.
-    pub gap_ms: Option<u64>,
+    pub gap_ms: Option<u32>,
 }
 
 /// Bulk data to the host and from it, by virtual socket.
@@ -144,13 +144,16 @@ impl Recipe {
         let mut job = Job::new(Channel::Com1, self.workload);
         job.hold_ms = match self.act {
             Act::Crowd(_) => CROWD_MS,
-            Act::Launch | Act::Burst(_) | Act::Capture => self.weigh_ms.unwrap_or(0),
+            Act::Lifecycle(lifecycle) if lifecycle.stays() => CROWD_MS,
+            Act::Launch | Act::Series(_) | Act::Capture | Act::Lifecycle(_) => {
+                self.weigh_ms.unwrap_or(0)
+            }
         };
         let sizes = if setting.is_lab { self.lab } else { &[] };
         job.parameters = self.always.iter().chain(sizes).map(owned).collect();
         workload.check(&Params::new(workload, &job.parameters)?)?;
-        let is_plain_start =
-            self.workload == "start" && self.weigh_ms.is_none() && self.act == Act::Launch;
+        let is_launch = matches!(self.act, Act::Launch | Act::Lifecycle(Lifecycle::Isolated(_)));
+        let is_plain_start = self.workload == "start" && self.weigh_ms.is_none() && is_launch;
         Ok(CellPlan {
             backend,
             workload,
@@ -175,7 +178,7 @@ impl Recipe {
             },
             weigh: self.weigh_ms.is_some(),
             act: self.act,
-            gap: self.gap_ms.map(Duration::from_millis),
+            gap: self.gap_ms.map(|gap_ms| Duration::from_millis(gap_ms.into())),
         })
     }
 }

@@ -51,6 +51,21 @@ const NAMES: [&str; 41] = [
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Capabilities(u64);
 
+/// The five sets of a process, each by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CapabilitySets {
+    /// What an execution may ever add.
+    pub bounding: Capabilities,
+    /// What it can do.
+    pub effective: Capabilities,
+    /// What it can give itself.
+    pub permitted: Capabilities,
+    /// What an execution keeps of a file's inheritable ones.
+    pub inheritable: Capabilities,
+    /// What an execution keeps for anyone; part of permitted and inheritable.
+    pub ambient: Capabilities,
+}
+
 impl Capabilities {
     /// No capability at all.
     pub const NONE: Capabilities = Capabilities(0);

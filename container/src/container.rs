@@ -23,6 +23,7 @@ pub struct Container {
     exit: Option<Exit>,
     leaf: Option<Leaf>,
     station: Option<Station>,
+    terminal: Option<OwnedFd>,
 }
 
 /// How a container's program ended.
@@ -118,8 +119,14 @@ impl Container {
         pidfd: OwnedFd,
         leaf: Option<Leaf>,
         station: Option<Station>,
+        terminal: Option<OwnedFd>,
     ) -> Container {
-        Container { pid, pidfd, exit: None, leaf, station }
+        Container { pid, pidfd, exit: None, leaf, station, terminal }
+    }
+
+    /// Our end of its terminal, if the spec asks for one; the first call has it. Not blocking.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
     }
 
     /// The program's process id on the host. Valid for `/proc/PID` until it has been waited for.

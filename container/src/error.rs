@@ -112,7 +112,7 @@ impl Error {
 pub enum Stage {
     /// Joining a cgroup (v1) or entering its own cgroup namespace.
     Cgroup,
-    /// Entering a namespace of the jail.
+    /// Entering a namespace that is there already.
     Namespace,
     /// Keeping mounts from propagating to the host.
     Propagation,
@@ -136,6 +136,14 @@ pub enum Stage {
     WorkingDirectory,
     /// Passing a descriptor.
     Descriptor,
+    /// Making the box's own terminal.
+    Terminal,
+    /// Setting the clocks of a time namespace.
+    Clock,
+    /// Setting a kernel parameter.
+    Sysctl,
+    /// Waiting for what the caller does in between.
+    Hook,
     /// Session, signals, umask.
     Process,
     /// Changing user and group.
@@ -154,7 +162,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Stage::Cgroup => "enter the cgroup",
-            Stage::Namespace => "enter the namespace of the jail",
+            Stage::Namespace => "enter the namespace",
             Stage::Propagation => "make private all mounts of",
             Stage::Root => "build the root file system",
             Stage::Pivot => "change root to",
@@ -166,6 +174,10 @@ impl fmt::Display for Stage {
             Stage::ResourceLimit => "set resource limit",
             Stage::WorkingDirectory => "change to the working directory",
             Stage::Descriptor => "pass descriptor",
+            Stage::Terminal => "make the terminal:",
+            Stage::Clock => "set the clocks:",
+            Stage::Sysctl => "set the kernel parameter",
+            Stage::Hook => "go on with the start",
             Stage::Process => "set up the process:",
             Stage::User => "change user:",
             Stage::Privileges => "drop privileges:",
@@ -191,6 +203,12 @@ impl Stage {
             }
             (Stage::ResourceLimit, libc::EPERM) => {
                 "a limit above the hard limit needs CAP_SYS_RESOURCE"
+            }
+            (Stage::Hook, libc::ECANCELED) => "the caller has called it off",
+            (Stage::User, libc::EINVAL) => "map this user and group in the user namespace",
+            (Stage::Mount, libc::EPERM) => {
+                "run as root, or in a user namespace where the host's /proc and /sys can be seen \
+                 whole"
             }
             (Stage::ParentDeath, libc::EOWNERDEAD) => "the parent ended meanwhile; start it again",
             (Stage::WorkingDirectory, libc::ENOENT | libc::ENOTDIR) => {

@@ -11,8 +11,8 @@ use crate::child::{self, Start};
 use crate::compile::bare;
 use crate::container::{Exit, reap};
 use crate::error::Error;
+use crate::namespace::Namespaces;
 use crate::script::Script;
-use crate::spec::Namespaces;
 
 /// A static program, ready to be executed with nothing around it.
 #[derive(Debug)]
@@ -56,14 +56,16 @@ impl Floor {
             registers: &[],
             namespaces: namespaces.flags(),
             cgroup: None,
+            entry: 0,
+            pid: None,
         })
         .map_err(|errno| Error::Clone {
             source: std::io::Error::from_raw_os_error(errno),
             remedy: "run as root: namespaces need CAP_SYS_ADMIN",
         })?;
         // SAFETY: clone3 made this descriptor for us alone.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(started.pidfd) };
-        let exit = reap(pidfd.as_fd(), 0)?;
+        let pidfd = started.process.map(|(_, fd)| unsafe { OwnedFd::from_raw_fd(fd) });
+        let exit = pidfd.map_or(Ok(None), |pidfd| reap(pidfd.as_fd(), 0))?;
         match (started.failure, exit) {
             (None, Some(exit)) => Ok(exit),
             (failure, _) => Err(Error::CommandNotExecutable {

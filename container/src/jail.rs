@@ -19,12 +19,13 @@ use std::thread;
 
 use crate::cgroup::{Groups, Leaf};
 use crate::child::{self, Start};
-use crate::compile::{Compiled, POLL_READABLE, compile_home, compile_way};
+use crate::compile::{Compiled, POLL_READABLE, Surroundings, compile_home, compile_way};
 use crate::container::Container;
 use crate::error::Error;
+use crate::namespace::Namespaces;
 use crate::prepared::{clone_error, open_own_pidfd};
 use crate::script::{REGISTERS, Script};
-use crate::spec::{Namespaces, Proc, Program, Spec};
+use crate::spec::{Proc, Program, Spec};
 
 /// The namespaces that all children of a jail share, and their names in `/proc/PID/ns`. Mounts come
 /// last: the others are made and entered where the host can be seen.
@@ -69,6 +70,13 @@ impl Spec {
         if !self.descriptors.is_empty() {
             return invalid("descriptors", "a jail has those of its caller", "leave them out");
         }
+        if self.user_namespace.is_some() || !self.joined.is_empty() {
+            let remedy = "leave out user_namespace and joined";
+            return invalid("namespaces", "a jail makes its own, of the caller's users", remedy);
+        }
+        if self.terminal.is_some() || self.init {
+            return invalid("terminal", "a jail has the streams of its caller", "leave it out");
+        }
         if self.proc != Proc::None {
             return invalid("proc", "a jail's root is that of many", "use Proc::None");
         }
@@ -76,7 +84,7 @@ impl Spec {
             return invalid("stations", "a jail's network is that of many", "use network");
         }
         self.rootfs = self.rootfs.canonical()?;
-        let groups = Groups::prepare(&self.limits)?.map(Arc::new);
+        let groups = Groups::prepare(&self.limits, &self.resources)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
         let mut namespaces =
             SHARED.iter().fold(self.namespaces, |all, (shared, _)| all.without(*shared));
@@ -85,7 +93,10 @@ impl Spec {
             namespaces = namespaces.without(Namespaces::CGROUP);
         }
         let home = make_home(&self)?;
-        let compiled = compile_way(self, home, v1, groups.is_some())?;
+        let compiled = {
+            let grouped = groups.is_some();
+            compile_way(self, home, &Surroundings { v1, grouped, ..Surroundings::default() })?
+        };
         if compiled.slots > 0 {
             return invalid("stdio", "a jail has no slots", "inherit the streams or discard them");
         }
@@ -128,7 +139,14 @@ fn make_home(spec: &Spec) -> Result<Vec<(Namespaces, OwnedFd)>, Error> {
 
 /// Plays a script that needs nothing of a start.
 fn play(script: &Script) -> Result<(), Error> {
-    let start = Start { calls: script.calls(), registers: &[], namespaces: 0, cgroup: None };
+    let start = Start {
+        calls: script.calls(),
+        registers: &[],
+        namespaces: 0,
+        cgroup: None,
+        entry: 0,
+        pid: None,
+    };
     // SAFETY: the script's addresses are kept by it, and the thread is there to be changed.
     match unsafe { child::play_here(&start) } {
         None => Ok(()),
@@ -173,6 +191,8 @@ impl Jail {
             registers: &registers,
             namespaces: self.namespaces,
             cgroup: leaf.as_ref().and_then(Leaf::unified),
+            entry: 0,
+            pid: None,
         };
         // SAFETY: by the caller's promise the child may use all of the program.
         let forked = unsafe { child::fork(&start) };
@@ -180,7 +200,7 @@ impl Jail {
             Some((pid, pidfd)) => {
                 // SAFETY: clone3 made this descriptor for us alone.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Container::new(pid, pidfd, leaf, None))
+                Ok(Container::new(pid, pidfd, leaf, None, None))
             }
             None => {
                 // Neither the frames nor the destructors of the parent are the child's.

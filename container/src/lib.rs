@@ -23,7 +23,12 @@
 //! * **Errors are exact.** A failed start names the step, its object, the system's error and the
 //!   remedy; a missing command is an error of its own ([`Error::shell_status`] is 127).
 //!
-//! It needs root (`CAP_SYS_ADMIN` in the initial user namespace), x86-64 and Linux 5.12.
+//! * **A porter enters what is there already.** A user or pid namespace cannot be entered by
+//!   `clone3`: a first child enters it and makes the box as its own sibling. So are boxes of a user
+//!   namespace started ([`Spec::rootless`]), and further processes ([`Spec::prepare_in`]).
+//!
+//! It needs x86-64 and Linux 5.12, and root (`CAP_SYS_ADMIN` in the initial user namespace) unless the
+//! box has a user namespace of its own. [`Bundle`] makes a [`Spec`] of an OCI bundle.
 //!
 //! # Example
 //!
@@ -48,36 +53,59 @@
 compile_error!("tare-container speaks the x86-64 system-call interface of Linux");
 
 mod arena;
+pub mod build;
 mod capability;
 mod cgroup;
 mod child;
 mod compile;
 mod container;
+pub mod dockerfile;
+mod dumpable;
 mod error;
 mod floor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod image;
 mod jail;
+mod mount;
+mod namespace;
 mod network;
+mod oci;
+mod own_executable;
 mod prepared;
+#[cfg(feature = "pull")]
+pub mod pull;
 mod resolve;
+mod running;
 mod script;
 mod seccomp;
 mod spec;
+mod terminal;
+mod user_namespace;
 
-pub use capability::Capabilities;
+pub use capability::{Capabilities, CapabilitySets};
 pub use cgroup::{
-    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, Limits, Swept,
-    own_cgroup_name, sweep,
+    CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, DeviceKind, DeviceRule,
+    IoLimit, Limits, Resources, Swept, freeze, is_frozen, own_cgroup_name, sweep,
 };
 pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
 pub use floor::Floor;
 pub use jail::{Entrance, Jail};
+pub use mount::{Attributes, Change, FileSystem, Mount, Node, Propagation, Tree};
+pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserNamespace};
 pub use network::{
     Bridge, Lease, NetworkError, Reach, Station, Stations, empty_network, raise_interface,
     sweep_networks,
 };
-pub use prepared::Prepared;
-pub use seccomp::SeccompFilter;
-pub use spec::{
-    Descriptor, Dev, Mount, Namespaces, Proc, Program, Rlimit, Rootfs, Spec, Stream, User,
+pub use oci::{Bundle, HookKind, OciError, PreparedBundle, State, Status};
+pub use own_executable::protect_own_executable;
+pub use prepared::{Moment, Prepared};
+pub use running::Running;
+pub use seccomp::{
+    SeccompAction, SeccompComparison, SeccompCondition, SeccompFilter, SeccompProfile, SeccompRule,
+    system_call_number,
 };
+pub use spec::{Descriptor, Dev, Proc, Program, Rlimit, Rootfs, Spec, Stream, User};
+pub use terminal::Terminal;

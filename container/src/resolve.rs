@@ -42,12 +42,20 @@ impl Rootfs {
             Rootfs::Host => vec!["/".into()],
             Rootfs::ReadOnly(path) | Rootfs::Bind(path) => vec![path.clone()],
             Rootfs::Overlay { lower, .. } => lower.clone(),
+            Rootfs::OverlayOn { lower, upper, .. } => {
+                std::iter::once(upper).chain(lower).cloned().collect()
+            }
         }
     }
 
     /// Whether `path` exists in it, before anything is mounted there.
     pub(crate) fn has(&self, path: &Path) -> bool {
         self.directories().iter().any(|root| open_in_root(root, path).is_ok())
+    }
+
+    /// Whether what the box writes to it is not seen in the directories it is made of.
+    pub(crate) fn is_overlay(&self) -> bool {
+        matches!(self, Rootfs::Overlay { .. } | Rootfs::OverlayOn { .. })
     }
 
     /// The same with absolute paths free of symbolic links, all of them directories.
@@ -74,6 +82,12 @@ impl Rootfs {
             Rootfs::Overlay { lower, size_bytes } => Rootfs::Overlay {
                 lower: lower.iter().map(directory).collect::<Result<_, _>>()?,
                 size_bytes: *size_bytes,
+            },
+            Rootfs::OverlayOn { lower, upper, work, volatile } => Rootfs::OverlayOn {
+                lower: lower.iter().map(directory).collect::<Result<_, _>>()?,
+                upper: directory(upper)?,
+                work: directory(work)?,
+                volatile: *volatile,
             },
         })
     }

@@ -77,8 +77,17 @@ pub(crate) struct Call {
     pub(crate) result: Option<Reg>,
     /// Errors after which the script goes on (0: unused).
     pub(crate) tolerated: [i32; 3],
-    /// Whether a positive result is a failure too (reported as `EOWNERDEAD`).
-    pub(crate) zero_or_fail: bool,
+    pub(crate) expected: Expected,
+}
+
+/// Which results of a call are failures besides its errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Any,
+    /// A positive result is a failure (reported as `EOWNERDEAD`).
+    Zero,
+    /// Nothing is a failure (`ECANCELED`): the other end of a socket is gone.
+    Positive,
 }
 
 /// What a call was for, told when it fails.
@@ -95,6 +104,10 @@ pub(crate) struct Script {
     notes: Vec<Note>,
     pub(crate) arena: Arena,
     registers: usize,
+    /// Number of calls that a porter makes (`child.rs`).
+    entry: usize,
+    /// Holds a descriptor for the length of a write.
+    scratch: Option<Reg>,
 }
 
 impl Script {
@@ -116,7 +129,7 @@ impl Script {
             args: all,
             result: None,
             tolerated: [0; 3],
-            zero_or_fail: false,
+            expected: Expected::Any,
         });
         let last = self.calls.len() - 1;
         &mut self.calls[last]
@@ -133,6 +146,40 @@ impl Script {
         let reg = self.register();
         self.call(stage, target, number, args).result = Some(reg);
         reg
+    }
+
+    /// What was appended so far is the porter's.
+    pub(crate) fn end_entry(&mut self) {
+        self.entry = self.calls.len();
+    }
+
+    pub(crate) fn entry(&self) -> usize {
+        self.entry
+    }
+
+    /// Appends the writing of `value` to the file at `path`, as one call.
+    pub(crate) fn write_file(
+        &mut self,
+        stage: Stage,
+        path: &str,
+        value: &[u8],
+    ) -> Result<(), Error> {
+        let address = self.arena.text("path", path)?;
+        let text = self.arena.text("value", value)?;
+        let fd = match self.scratch {
+            Some(fd) => fd,
+            None => {
+                let fd = self.register();
+                *self.scratch.insert(fd)
+            }
+        };
+        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+        let open = [libc::AT_FDCWD.into(), address.into(), flags.into()];
+        self.call(stage, path, libc::SYS_openat, &open).result = Some(fd);
+        self.call(stage, path, libc::SYS_write, &[fd.into(), text.into(), value.len().into()]);
+        // Its result makes the register 0: nothing is open in it any more.
+        self.call(stage, path, libc::SYS_close, &[fd.into()]).result = Some(fd);
+        Ok(())
     }
 
     /// A new register. Running out is found by [`Script::check`].

@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::capability::Capabilities;
-use crate::cgroup::Limits;
+use crate::capability::{Capabilities, CapabilitySets};
+use crate::cgroup::{Limits, Resources};
+use crate::mount::{Mount, Node, Propagation};
+use crate::namespace::{Joined, Namespaces, TimeOffsets, UserNamespace};
 use crate::network::Stations;
 use crate::seccomp::SeccompFilter;
+use crate::terminal::Terminal;
 
 /// A container to be prepared. [`Spec::container`] has safe, complete defaults; change fields
 /// afterwards, or write `Spec { field, ..Spec::container(…) }`.
@@ -23,8 +26,18 @@ pub struct Spec {
     pub cwd: PathBuf,
     /// Namespaces made new.
     pub namespaces: Namespaces,
+    /// A user namespace of its own, in which the box's users are others than on the host. Makes
+    /// boxes without privileges possible: see [`Spec::rootless`].
+    pub user_namespace: Option<UserNamespace>,
+    /// Namespaces that are there already and are entered. Not those of [`Spec::namespaces`].
+    pub joined: Vec<Joined>,
+    /// What the box's clocks show besides the host's; needs [`Namespaces::TIME`].
+    pub time_offsets: TimeOffsets,
     /// The root file system.
     pub rootfs: Rootfs,
+    /// How what is mounted below the root, where that is a directory of the host, reaches others;
+    /// private if not said.
+    pub root_propagation: Option<Propagation>,
     /// Further mounts inside the box, made in order.
     pub mounts: Vec<Mount>,
     /// `/proc`.
@@ -33,20 +46,41 @@ pub struct Spec {
     pub dev: Dev,
     /// `/sys`, mounted read-only.
     pub sys: bool,
+    /// Device nodes, made after all mounts.
+    pub nodes: Vec<Node>,
+    /// Symbolic links, made after all mounts: where each is, and what it says. What is there already
+    /// stays.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    /// Paths in the box that are hidden: a file by `/dev/null`, a directory by an empty one. Those
+    /// that do not exist are left out.
+    pub masked: Vec<PathBuf>,
+    /// Paths in the box that can only be read, with all below. Those that do not exist are left out.
+    pub read_only: Vec<PathBuf>,
     /// Host name; needs [`Namespaces::UTS`]. `None` leaves the host's.
     pub hostname: Option<OsString>,
+    /// NIS domain name; needs [`Namespaces::UTS`]. `None` leaves the host's.
+    pub domainname: Option<OsString>,
+    /// Kernel parameters of the box's namespaces, `net.ipv4.ip_forward` for example.
+    pub sysctls: Vec<(String, String)>,
     /// The network namespace that is entered, where it is to be none of its own for each start; see
     /// [`empty_network`](crate::empty_network). Needs [`Namespaces::NET`].
     pub network: Option<OwnedFd>,
     /// Where each start gets a network of its own, with an interface on a bridge. Needs
-    /// [`Namespaces::NET`].
+    /// [`Namespaces::NET`], and the host's own users.
     pub stations: Option<Stations>,
     /// Whether `lo` is brought up; needs [`Namespaces::NET`]. A fresh one is down.
     pub loopback: bool,
     /// Limits by cgroup. With none asked for, no cgroup is touched.
     pub limits: Limits,
+    /// What else its cgroup is asked for.
+    pub resources: Resources,
     /// Resource limits (`setrlimit(2)`).
     pub rlimits: Vec<Rlimit>,
+    /// How readily the kernel kills it when memory is short, from -1000 to 1000; `None` keeps the
+    /// caller's.
+    pub oom_score_adj: Option<i32>,
+    /// What is taken from the mode of new files (`umask(2)`).
+    pub umask: u32,
     /// User and groups of the program; `None` keeps the caller's. Anyone but user 0 starts without
     /// capabilities.
     pub user: Option<User>,
@@ -54,6 +88,9 @@ pub struct Spec {
     /// inheritable and ambient sets are emptied. `None` changes nothing. A jail with `no_new_privs`
     /// leaves the bounding set: nothing that it holds can be had any more.
     pub capabilities: Option<Capabilities>,
+    /// Each set of capabilities by itself, instead of [`Spec::capabilities`], and whoever the user
+    /// is.
+    pub capability_sets: Option<CapabilitySets>,
     /// Sets no_new_privs: executing a set-uid program gains nothing.
     pub no_new_privs: bool,
     /// The system-call filter, if any.
@@ -64,6 +101,13 @@ pub struct Spec {
     /// session is a new scheduling group as well: about 9 µs, and on a busy machine its first wait
     /// for a processor can take a time slice.
     pub session: bool,
+    /// A terminal of the box's own as its standard streams, instead of [`Spec::stdio`]; needs a
+    /// `/dev/pts` in the box and [`Spec::session`].
+    pub terminal: Option<Terminal>,
+    /// Whether the program runs below an init, which passes signals on to it, reaps what others of
+    /// the box leave behind, and ends as it does (with 128 and the signal, if that ended it). Needs
+    /// [`Namespaces::PID`] and a command.
+    pub init: bool,
     /// Standard input, output and error.
     pub stdio: [Stream; 3],
     /// Further descriptors that the program is to have. All others are closed.
@@ -89,6 +133,14 @@ impl Spec {
         }
     }
 
+    /// As [`Spec::container`], for whoever is not root: in a user namespace of its own, whose root is
+    /// the caller. It has no limits, for they need cgroups that are the caller's, and devices are
+    /// those of the host's `/dev`.
+    #[must_use]
+    pub fn rootless(rootfs: Rootfs, program: Program) -> Spec {
+        Spec { user_namespace: Some(UserNamespace::own()), ..Spec::container(rootfs, program) }
+    }
+
     /// A plain process of the host, started and waited for by the same means but with nothing
     /// isolated: what a container is compared with.
     #[must_use]
@@ -99,22 +151,38 @@ impl Spec {
             env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
             cwd: "/".into(),
             namespaces: Namespaces::NONE,
+            user_namespace: None,
+            joined: Vec::new(),
+            time_offsets: TimeOffsets::default(),
             rootfs: Rootfs::Host,
+            root_propagation: None,
             mounts: Vec::new(),
             proc: Proc::None,
             dev: Dev::None,
             sys: false,
+            nodes: Vec::new(),
+            links: Vec::new(),
+            masked: Vec::new(),
+            read_only: Vec::new(),
             hostname: None,
+            domainname: None,
+            sysctls: Vec::new(),
             network: None,
             stations: None,
             loopback: false,
             limits: Limits::default(),
+            resources: Resources::default(),
             rlimits: Vec::new(),
+            oom_score_adj: None,
+            umask: 0o022,
             user: None,
             capabilities: None,
+            capability_sets: None,
             no_new_privs: false,
             seccomp: None,
             session: true,
+            terminal: None,
+            init: false,
             stdio: [Stream::Null, Stream::Null, Stream::Null],
             descriptors: Vec::new(),
         }
@@ -168,37 +236,20 @@ pub enum Rootfs {
         /// Bound of what the box can write.
         size_bytes: Option<u64>,
     },
-}
-
-/// One more mount inside the box; always `nosuid,nodev`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mount {
-    /// A directory or file of the host, without what is mounted below it there.
-    Bind {
-        /// On the host.
-        source: PathBuf,
-        /// Inside the box; made if missing where the root is an overlay.
-        target: PathBuf,
-        /// Whether the box can only read it.
-        read_only: bool,
+    /// Directories of the host, topmost first, under a directory of the host that takes all changes
+    /// and keeps them. Only one box at a time may have it so.
+    OverlayOn {
+        /// Topmost first, as in an overlay's `lowerdir`.
+        lower: Vec<PathBuf>,
+        /// Takes the changes; a box that begins finds those that are there already.
+        upper: PathBuf,
+        /// Scratch of the overlay's: an empty directory on the same file system as `upper`.
+        work: PathBuf,
+        /// Whether changes may be lost with the power: nothing is synced then, and the kernel takes
+        /// `upper` only once unless `work/work/incompat/volatile` is removed
+        /// (`Documentation/filesystems/overlayfs.rst`).
+        volatile: bool,
     },
-    /// A fresh tmpfs, mode 1777.
-    Tmpfs {
-        /// Inside the box; made if missing where the root is an overlay.
-        target: PathBuf,
-        /// Its bound; `None` is half of the host's memory.
-        size_bytes: Option<u64>,
-    },
-}
-
-impl Mount {
-    /// Where it appears in the box.
-    #[must_use]
-    pub fn target(&self) -> &std::path::Path {
-        match self {
-            Mount::Bind { target, .. } | Mount::Tmpfs { target, .. } => target,
-        }
-    }
 }
 
 /// `/proc` of a box; all but `None` need [`Namespaces::PID`] to show only its own processes.
@@ -223,7 +274,7 @@ pub enum Dev {
     None,
     /// null, zero, full, random, urandom, tty; fd, stdin, stdout, stderr.
     Minimal,
-    /// `Minimal`, and pts (own instance), ptmx, and shm of this size.
+    /// `Minimal`, and pts (own instance), ptmx, mqueue, and shm of this size.
     Full {
         /// Bound of `/dev/shm`.
         shm_bytes: u64,
@@ -234,62 +285,6 @@ impl Default for Dev {
     /// `Full` with 64 MiB of shared memory, as Docker does it.
     fn default() -> Dev {
         Dev::Full { shm_bytes: 64 << 20 }
-    }
-}
-
-/// A set of namespaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Namespaces(u32);
-
-impl Namespaces {
-    /// None: all are shared with the host.
-    pub const NONE: Namespaces = Namespaces(0);
-    /// Process ids; the program is number 1.
-    pub const PID: Namespaces = Namespaces(libc::CLONE_NEWPID as u32);
-    /// Mounts.
-    pub const MOUNT: Namespaces = Namespaces(libc::CLONE_NEWNS as u32);
-    /// Host name.
-    pub const UTS: Namespaces = Namespaces(libc::CLONE_NEWUTS as u32);
-    /// System V IPC and POSIX message queues.
-    pub const IPC: Namespaces = Namespaces(libc::CLONE_NEWIPC as u32);
-    /// View of the cgroups.
-    pub const CGROUP: Namespaces = Namespaces(libc::CLONE_NEWCGROUP as u32);
-    /// Network.
-    pub const NET: Namespaces = Namespaces(libc::CLONE_NEWNET as u32);
-    /// All of the above.
-    pub const ALL: Namespaces = Namespaces::PID
-        .with(Namespaces::MOUNT)
-        .with(Namespaces::UTS)
-        .with(Namespaces::IPC)
-        .with(Namespaces::CGROUP)
-        .with(Namespaces::NET);
-
-    /// Both sets together.
-    #[must_use]
-    pub const fn with(self, other: Namespaces) -> Namespaces {
-        Namespaces(self.0 | other.0)
-    }
-
-    /// This set less `other`.
-    #[must_use]
-    pub const fn without(self, other: Namespaces) -> Namespaces {
-        Namespaces(self.0 & !other.0)
-    }
-
-    /// Whether all of `other` is in this set.
-    #[must_use]
-    pub const fn contains(self, other: Namespaces) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Those that a start makes: a network that is there already is entered instead.
-    pub(crate) fn made(self, spec: &Spec) -> Namespaces {
-        let is_there = spec.network.is_some() || spec.stations.is_some();
-        if is_there { self.without(Namespaces::NET) } else { self }
-    }
-
-    pub(crate) fn flags(self) -> u64 {
-        u64::from(self.0)
     }
 }
 

@@ -8,14 +8,26 @@
 #[path = "container/support.rs"]
 mod support;
 
+#[path = "container/bundle.rs"]
+mod bundle;
 #[path = "container/cgroups.rs"]
 mod cgroups;
+#[path = "container/control.rs"]
+mod control;
+#[path = "container/doors.rs"]
+mod doors;
 #[path = "container/ending.rs"]
 mod ending;
 #[path = "container/errors.rs"]
 mod errors;
+#[path = "container/escape.rs"]
+mod escape;
 #[path = "container/files.rs"]
 mod files;
+#[path = "container/identity.rs"]
+mod identity;
+#[path = "container/inside.rs"]
+mod inside;
 #[path = "container/isolation.rs"]
 mod isolation;
 #[path = "container/jail.rs"]
@@ -24,3 +36,5 @@ mod jail;
 mod leftovers;
 #[path = "container/network.rs"]
 mod network;
+#[path = "container/rootless.rs"]
+mod rootless;

@@ -34,6 +34,7 @@ mod cmdline;
 mod config;
 mod cpio;
 mod elf;
+pub mod erofs;
 pub mod ext4;
 mod image;
 mod kernel;

@@ -45,6 +45,7 @@ fn package_of(tool: &str) -> &'static str {
         "ld" => "binutils",
         "xz" => "xz-utils",
         "mke2fs" => "e2fsprogs",
+        "mkfs.erofs" => "erofs-utils",
         "busybox" | "/bin/busybox" | "/usr/bin/busybox" => "busybox-static",
         "flex" => "flex",
         "bison" => "bison",

@@ -39,10 +39,16 @@ pub struct Config {
     /// command line and the MP table. Distributions' kernels need them; a kernel that does not is
     /// faster without. The command line must not have `noapic` then.
     pub acpi: bool,
+    /// Whether it has an 8254 timer and the speaker's port beside it. Linux on KVM needs none with one
+    /// vCPU, whose local APIC has a timer and whose clock KVM tells, and without interrupts through
+    /// the I/O APIC; the host is spared a kernel thread, and most of the time that the end of a
+    /// microVM takes. A guest that goes on from a snapshot has what it had.
+    pub timer: bool,
     /// What the vCPUs say of themselves.
     pub cpu_profile: CpuProfile,
     /// Guest RAM in bytes: from [`MEMORY_MIN_BYTES`](crate::MEMORY_MIN_BYTES) to
-    /// [`MEMORY_MAX_BYTES`](crate::MEMORY_MAX_BYTES), a multiple of 4 KiB.
+    /// [`MEMORY_MAX_BYTES`](crate::MEMORY_MAX_BYTES), a multiple of 4 KiB. A guest whose kernel lies
+    /// above 2 MiB is not told of the second MiB, which costs the host nothing then.
     pub memory_bytes: u64,
     /// What guest RAM is made of.
     pub pages: Pages,
@@ -74,6 +80,7 @@ impl Default for Config {
             cmdline: String::new(),
             vcpus: 1,
             acpi: false,
+            timer: true,
             cpu_profile: CpuProfile::default(),
             memory_bytes: 128 << 20,
             pages: Pages::default(),
@@ -176,8 +183,21 @@ pub struct VsockConfig {
 pub struct NetConfig {
     /// The tap device.
     pub tap: TapSource,
+    /// Who moves the packets.
+    pub backend: NetBackend,
     /// The guest's address: no group's, and not all zeros.
     pub mac: [u8; 6],
+}
+
+/// Who moves a network device's packets between the guest's memory and the tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum NetBackend {
+    /// The VMM, with a system call for each packet.
+    #[default]
+    User,
+    /// A thread of the host's kernel, by `/dev/vhost-net` (module `vhost_net`), which the launch must
+    /// be allowed to open; see [`has_vhost_net`](crate::has_vhost_net).
+    Vhost,
 }
 
 /// A balloon device. What it does while the guest runs is asked through

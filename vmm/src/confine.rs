@@ -10,6 +10,7 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::devices::VHOST_REQUESTS;
 use crate::filter::{Check, Filter, Rule};
 
 /// A thread could not be put under its filter.
@@ -108,8 +109,9 @@ impl std::fmt::Debug for Filters {
 }
 
 impl Filters {
-    pub(crate) fn new() -> Result<Filters, ConfineError> {
-        let of = |kind: Kind| Filter::new(&rules(kind)).map_err(kind.failed());
+    /// For threads that serve a device of the kernel's besides, or not.
+    pub(crate) fn new(vhost: bool) -> Result<Filters, ConfineError> {
+        let of = |kind: Kind| Filter::new(&rules(kind, vhost)).map_err(kind.failed());
         Ok(Filters { vcpu: of(Kind::Vcpu)?, device: of(Kind::Device)? })
     }
 
@@ -137,24 +139,25 @@ impl Kind {
     }
 }
 
-fn rules(kind: Kind) -> Vec<Rule> {
+fn rules(kind: Kind, vhost: bool) -> Vec<Rule> {
     let not_executable = Check::Without(2, libc::PROT_EXEC as u32);
     let (calls, requests): (&[_], &[_]) = match kind {
         Kind::Vcpu => (&[], &[KVM_RUN, KVM_IRQ_LINE, KVM_GET_REGS, TUNSETOFFLOAD]),
         Kind::Device => (DEVICE, &[KVM_IRQ_LINE, libc::FIONBIO as u32]),
     };
+    let more: &[_] = if vhost { &VHOST_REQUESTS } else { &[] };
     let mut rules = Vec::with_capacity(COMMON.len() + calls.len() + 4);
     rules.extend(COMMON.iter().chain(calls).map(|&call| (call, Check::Any)));
     if kind == Kind::Vcpu {
         // The standard library looks at descriptors that it closes, unless it is told to hurry.
-        rules.push((libc::SYS_fcntl, Check::OneOf(1, &[libc::F_GETFD as u32])));
+        rules.push((libc::SYS_fcntl, Check::OneOf(1, &[libc::F_GETFD as u32], &[])));
     }
     rules.extend([
-        (libc::SYS_ioctl, Check::OneOf(1, requests)),
+        (libc::SYS_ioctl, Check::OneOf(1, requests, more)),
         (libc::SYS_mmap, not_executable),
         (libc::SYS_mprotect, not_executable),
-        (libc::SYS_setsockopt, Check::OneOf(1, &[libc::SOL_SOCKET as u32])),
-        (libc::SYS_socket, Check::OneOf(0, &[libc::AF_UNIX as u32])),
+        (libc::SYS_setsockopt, Check::OneOf(1, &[libc::SOL_SOCKET as u32], &[])),
+        (libc::SYS_socket, Check::OneOf(0, &[libc::AF_UNIX as u32], &[])),
     ]);
     rules
 }
@@ -172,7 +175,7 @@ mod tests {
         unsafe {
             let pid = libc::fork();
             if pid == 0 {
-                let code = if Filters::new().is_ok_and(|filters| filters.apply(kind).is_ok()) {
+                let code = if Filters::new(false).is_ok_and(|filters| filters.apply(kind).is_ok()) {
                     0
                 } else {
                     3

@@ -5,11 +5,13 @@
 //! instructions move a cache line at a time, no more is to be expected than that it takes as long.
 
 use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_storeu_si256};
-use std::ptr;
+use std::{array, ptr};
 
 const VECTOR_BYTES: usize = size_of::<__m256i>();
+/// As many as there are registers for them: what a turn costs besides is the less.
+const VECTORS: usize = 16;
 /// Moved in one turn.
-const TURN_BYTES: usize = 4 * VECTOR_BYTES;
+const TURN_BYTES: usize = VECTORS * VECTOR_BYTES;
 
 /// Copies `from` to `to`.
 ///
@@ -37,11 +39,12 @@ unsafe fn copy_vectors(from: &[u8], to: *mut u8) {
     let mut at = to;
     for turn in turns {
         let source = turn.as_ptr().cast::<__m256i>();
-        // SAFETY: four vectors from `source` on are `turn`, and as many from `at` on are within
+        // SAFETY: so many vectors from `source` on are `turn`, and as many from `at` on are within
         // what the caller warrants; neither need be aligned.
         unsafe {
             let target = at.cast::<__m256i>();
-            let vectors = [0, 1, 2, 3].map(|index| _mm256_loadu_si256(source.add(index)));
+            let vectors: [_; VECTORS] =
+                array::from_fn(|index| _mm256_loadu_si256(source.add(index)));
             for (index, vector) in vectors.into_iter().enumerate() {
                 _mm256_storeu_si256(target.add(index), vector);
             }

@@ -14,8 +14,8 @@ use std::io;
 pub(crate) enum Check {
     /// Anything.
     Any,
-    /// Argument number `.0`, in its low 32 bits, is one of `.1`.
-    OneOf(u8, &'static [u32]),
+    /// Argument number `.0`, in its low 32 bits, is one of `.1` or `.2`.
+    OneOf(u8, &'static [u32], &'static [u32]),
     /// Argument number `.0` has none of the bits `.1`, all below 2^32.
     Without(u8, u32),
 }
@@ -157,10 +157,10 @@ fn push_check(check: Check, steps: &mut Vec<Step>) {
     let load = |argument: u8| (LOAD, ARGUMENTS + 8 * u32::from(argument), NEXT, NEXT);
     match check {
         Check::Any => {}
-        Check::OneOf(argument, values) => {
+        Check::OneOf(argument, values, more) => {
             steps.push(load(argument));
-            let last = values.len().saturating_sub(1);
-            for (index, &value) in values.iter().enumerate() {
+            let last = (values.len() + more.len()).saturating_sub(1);
+            for (index, &value) in values.iter().chain(more).enumerate() {
                 let no = if index == last { To::Kill } else { NEXT };
                 steps.push((EQUAL, value, To::Allow, no));
             }
@@ -240,7 +240,7 @@ mod tests {
     fn test_program_allows_what_the_rules_say_for_every_number() {
         let rules = [
             (0, Check::Any),
-            (3, Check::OneOf(1, &[7, 9])),
+            (3, Check::OneOf(1, &[7], &[9])),
             (9, Check::Without(2, 4)),
             (12, Check::Any),
             (31, Check::Any),

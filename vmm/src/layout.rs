@@ -7,7 +7,7 @@
 //! 0x0002_0000  command line
 //! 0x0009_fc00  end of conventional memory; MP table, unless there are ACPI tables
 //! 0x000e_0000  ACPI tables, if there are any
-//! 0x0010_0000  kernel segments may start here
+//! 0x0010_0000  kernel segments may start here; if none starts below 0x0020_0000, no RAM up to there
 //! …            initramfs, on the first page behind the kernel
 //! 0xc000_0000  hole: virtio-mmio at 0xd000_0000, I/O APIC, HPET, local APIC, KVM's own pages
 //! 0x1_0000_0000 RAM again, if there is more than 3 GiB
@@ -33,6 +33,10 @@ pub(crate) const MP_TABLE: u64 = CONVENTIONAL_END;
 pub(crate) const ACPI_TABLES: u64 = 0xe_0000;
 /// Everything below is for boot data and the legacy hole.
 pub(crate) const KERNEL_MIN: u64 = 0x10_0000;
+/// The end of the first large page. A guest whose kernel lies above it is told of no RAM between
+/// [`KERNEL_MIN`] and here. The boot data are a few pages of 4 KiB then, and no large page is cleared
+/// for them; Linux would take its first pages from there, one nested page fault each.
+pub(crate) const LOW_END: u64 = 0x20_0000;
 /// RAM below 4 GiB ends here at the latest.
 pub(crate) const HOLE_START: u64 = 3 << 30;
 /// RAM above the hole starts here.

@@ -98,14 +98,14 @@ mod vmm;
 
 pub use boot::{BootError, CMDLINE_MAX_BYTES, unpack_bzimage};
 pub use config::{
-    BalloonConfig, BlockConfig, BlockEngine, BootProtocol, Config, ConsoleConfig, NetConfig, Pages,
-    TapSource, VsockConfig,
+    BalloonConfig, BlockConfig, BlockEngine, BootProtocol, Config, ConsoleConfig, NetBackend,
+    NetConfig, Pages, TapSource, VsockConfig,
 };
 pub use confine::ConfineError;
 pub use cpu::{CpuError, CpuProfile, VCPUS_MAX};
 pub use devices::{
     BLOCK_QUEUES_MAX, BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl,
-    ConsoleError, MESSAGE_MAX_BYTES, NetError, Streams, VsockError, open_tap,
+    ConsoleError, MESSAGE_MAX_BYTES, NetError, Streams, VsockError, has_vhost_net, open_tap,
 };
 pub use error::Error;
 pub use exits::{End, ExitCounts, Outcome, Times};

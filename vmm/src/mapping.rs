@@ -155,6 +155,15 @@ impl Mapping {
         self.length = length;
     }
 
+    /// Has the first `bytes` in small pages, whatever was advised for all.
+    pub(crate) fn begin_small(&self, bytes: usize) {
+        // SAFETY: within the mapping, of which it changes no contents.
+        unsafe {
+            let bytes = bytes.min(self.length);
+            libc::madvise(self.start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE);
+        }
+    }
+
     /// Copies `bytes` to `offset`; false if that is not all in it.
     pub(crate) fn fill(&self, offset: usize, bytes: &[u8]) -> bool {
         let end = offset.checked_add(bytes.len());

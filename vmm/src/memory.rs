@@ -11,7 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::boot::{Image, Piece};
 use crate::filled::Run;
-use crate::layout::{HOLE_END, HOLE_START};
+use crate::layout::{HOLE_END, HOLE_START, LOW_END};
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
 use crate::snapshot::{Extent, Id};
 use crate::{KvmError, Pages};
@@ -22,7 +22,8 @@ pub const MEMORY_MIN_BYTES: u64 = 16 << 20;
 pub const MEMORY_MAX_BYTES: u64 = 64 << 30;
 /// Guest RAM's name in /proc/PID/smaps (`[anon:tare-guest-ram]`), where the host's kernel has
 /// `CONFIG_ANON_VMA_NAME`. Elsewhere guest RAM is the mapping with the flag `hg` (advised to use
-/// huge pages), which the VMM sets on nothing else.
+/// huge pages), which the VMM sets on nothing else, and the one before it of 2 MiB with the flag `nh`,
+/// where boot data are alone in that.
 pub const GUEST_RAM_NAME: &str = "tare-guest-ram";
 
 const PAGE_BYTES: u64 = 4096;
@@ -292,8 +293,13 @@ impl GuestRam {
             .map_err(io::Error::other)
     }
 
-    /// Puts the pieces of an image at their places.
-    pub(crate) fn fill(&self, image: &Image) -> Result<(), MemoryError> {
+    /// Puts the pieces of an image at their places. Boot data that are alone in their large page are
+    /// given no transparent one: it would be cleared for a few pages. What the host's own thread
+    /// gathered into one later would cost the same.
+    pub(crate) fn fill(&self, image: &Image, pages: Pages) -> Result<(), MemoryError> {
+        if pages == Pages::Thp && image.is_apart() {
+            self.mapping.begin_small(LOW_END as usize);
+        }
         let view = image.view().map_err(MemoryError::Fill)?;
         let short = || MemoryError::Fill(io::ErrorKind::UnexpectedEof.into());
         for Piece { address, offset, bytes } in image.pieces() {
@@ -397,6 +403,24 @@ mod tests {
         assert!(ram.write(HOLE_END, &[1]).is_ok());
         assert!(ram.write(MEMORY_MAX_BYTES + (1 << 30) - 1, &[1]).is_ok());
         assert!(ram.write(MEMORY_MAX_BYTES + (1 << 30), &[1]).is_err());
+    }
+
+    #[test]
+    fn test_fill_gives_boot_data_that_are_alone_small_pages() {
+        let advised = |kernel_start: u64| {
+            let draft = Image::of(&[(0x7000, b"boot data"), (kernel_start, b"kernel")]);
+            let ram = GuestRam::new(MEMORY_MIN_BYTES, Pages::Thp, false).unwrap();
+            ram.fill(&draft, Pages::Thp).unwrap();
+            let byte: u8 = ram.memory().read_obj(GuestAddress(0x7000)).unwrap();
+            assert_eq!(byte, b'b');
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let head = format!("{:x}-", ram.host_range().start);
+            let block = smaps.split_once(&head).expect("RAM is mapped").1;
+            let flags = block.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+            (flags.contains(" hg"), flags.contains(" nh"))
+        };
+        assert_eq!(advised(LOW_END), (false, true));
+        assert_eq!(advised(LOW_END - 4096), (true, false));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! A microVM without such devices has no such thread. It never wakes without work, but to end.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use thiserror::Error;
@@ -60,6 +61,13 @@ impl Reactor {
             let notification = match source {
                 Source::Host { fd, .. } => {
                     watch(&epoll, fd, token)?;
+                    None
+                }
+                Source::Elsewhere { queue, address, fd, .. } => {
+                    // SAFETY: the device keeps it open; it is not closed here.
+                    let event = ManuallyDrop::new(unsafe { EventFd::from_raw_fd(fd) });
+                    vm.register_ioevent(&event, &IoEventAddress::Mmio(address), queue as u32)
+                        .map_err(KvmError::request("KVM_IOEVENTFD"))?;
                     None
                 }
                 Source::Driver { queue, address, .. } => {

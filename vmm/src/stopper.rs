@@ -103,8 +103,11 @@ impl Stopper {
     pub(crate) fn enter(&self, vcpu: &mut VcpuFd) -> io::Result<Running> {
         listen()?;
         let immediate_exit = &raw mut vcpu.get_kvm_run().immediate_exit;
+        // The C library's own gettid(3) answers from memory, wrongly in the child of a clone(2) that
+        // was not the library's (musl, src/linux/gettid.c): the signal would reach nobody.
         // SAFETY: system calls without arguments.
-        let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+        let (process, thread) = unsafe { (libc::getpid(), libc::syscall(libc::SYS_gettid)) };
+        let thread = libc::pid_t::try_from(thread).map_err(io::Error::other)?;
         let target = Target { immediate_exit: immediate_exit.cast_const().cast(), process, thread };
         let mut targets = self.lock();
         match self.asked() {

@@ -45,7 +45,7 @@ pub struct Vmm {
     confined: bool,
     /// No vCPU has left the guest for the VMM yet.
     fresh: AtomicBool,
-    /// It comes from a snapshot, and devices have not gone on yet.
+    /// A snapshot is behind it, taken or gone on from, and devices have not gone on yet.
     suspended: bool,
 }
 
@@ -157,7 +157,7 @@ impl Vmm {
         // slots waits for a grace period (11 ms measured on Linux 6.18).
         ram.attach(&vm)?;
         let pages = RegisterPages::attach(&vm, virtio.len())?;
-        controllers::add(&vm)?;
+        controllers::add(&vm, config.timer)?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
         for index in 1..config.vcpus {
@@ -168,7 +168,7 @@ impl Vmm {
         let reactor = Reactor::new(&vm, &devices)?;
         observer.edge(Edge::Created, now_ns());
         if filled.is_none() {
-            ram.fill(image)?;
+            ram.fill(image, size)?;
         }
         cpu::start_at(&vcpu, image.entry())?;
         observer.edge(Edge::Loaded, now_ns());
@@ -265,7 +265,7 @@ impl Vmm {
         let vm = kvm::create_vm(&host)?;
         ram.attach(&vm)?;
         let pages = RegisterPages::attach(&vm, virtio.len())?;
-        controllers::add(&vm)?;
+        controllers::add(&vm, snapshot.controllers.has_timer())?;
         let vcpu = cpu::create(&vm, 0, identity)?;
         let mut others = Vec::with_capacity(usize::from(config.vcpus) - 1);
         for index in 1..config.vcpus {
@@ -310,7 +310,8 @@ impl Vmm {
     /// [`Error::Kvm`] where KVM does not give the state, [`Error::Snapshot`] where it cannot be
     /// written.
     pub fn snapshot(&mut self, prepared: &Prepared, capture: &Capture) -> Result<Captured, Error> {
-        let Vmm { vcpu, others, vm, ram, devices, .. } = self;
+        let Vmm { vcpu, others, vm, ram, devices, suspended, .. } = self;
+        *suspended = true;
         let devices = devices.save(vm, ram)?;
         let msrs = prepared.identity.msrs();
         let vcpus = iter::once(&*vcpu).chain(&*others);

@@ -88,8 +88,12 @@ impl Backend for Container {
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let name = self.name();
         let failed = Error::prepare(name);
-        let lower = if assignment.with_rootfs { kit.rootfs() } else { kit.empty_root() };
-        let lower = lower.map_err(|error| failed(&error))?.to_owned();
+        let lower = if assignment.with_rootfs {
+            kit.root_layers()
+        } else {
+            kit.empty_root().map(|root| vec![root.to_owned()])
+        };
+        let lower = lower.map_err(|error| failed(&error))?;
         let agent = File::open(kit.agent()).map_err(|error| failed(&error))?;
         let mut job = assignment.job.clone();
         job.channel = Wire::Fd(CHANNEL_FD);
@@ -98,7 +102,7 @@ impl Backend for Container {
         let mut spec = match self {
             Container::Whole => {
                 state.push("image unpacked".to_owned());
-                Spec::container(Rootfs::Overlay { lower: vec![lower], size_bytes: None }, program)
+                Spec::container(Rootfs::Overlay { lower, size_bytes: None }, program)
             }
             Container::Floor => Spec { namespaces: Namespaces::ALL, ..Spec::process(program) },
         };

@@ -78,17 +78,15 @@ impl Scale {
     }
 }
 
-/// Splits a process's mappings into its own and the guest's RAM: the mappings of that very size, or,
-/// where parts of it were filled before the launch, all in its range.
+/// Splits a process's mappings into its own and the guest's RAM.
 fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
     let mut own = Sums::default();
     let mut ram = Sums::default();
-    let filled = guest_ram_bytes.and_then(|bytes| filled_range(smaps, bytes));
+    let range = guest_ram_bytes.and_then(|bytes| ram_range(smaps, bytes));
     let mut is_ram = false;
-    let mut is_filled = false;
     for line in smaps.lines() {
-        if let Some((start, _)) = head_of(line) {
-            is_filled = filled.as_ref().is_some_and(|range| range.contains(&start));
+        if let Some(head) = Head::of(line) {
+            is_ram = range.as_ref().is_some_and(|range| range.contains(&head.range.start));
         }
         let Some((key, value)) = line.split_once(':') else { continue };
         let kib =
@@ -96,7 +94,6 @@ fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
         let Some(kib) = kib else { continue };
         let sums = if is_ram { &mut ram } else { &mut own };
         match key {
-            "Size" => is_ram = is_filled || guest_ram_bytes == Some(kib * 1024),
             "Rss" => sums.rss_kib += kib,
             "Pss" => sums.pss_kib += kib,
             "Private_Dirty" => sums.private_dirty_kib += kib,
@@ -106,54 +103,108 @@ fn sums_of(smaps: &str, guest_ram_bytes: Option<u64>) -> (Sums, Sums) {
     (own, ram)
 }
 
-/// Where the RAM of a guest is of which parts were filled: a part's place in its file is its place
-/// in RAM.
-fn filled_range(smaps: &str, bytes: u64) -> Option<Range<u64>> {
+/// Where a guest's RAM is: from where parts of it were filled before the launch, or else the mapping
+/// of that very size, or two of that size together, for the first may be in small pages.
+fn ram_range(smaps: &str, bytes: u64) -> Option<Range<u64>> {
     let name = format!("/memfd:{GUEST_RAM_NAME} (deleted)");
-    let (start, offset) = smaps.lines().filter(|line| line.ends_with(&name)).find_map(head_of)?;
-    let start = start.checked_sub(offset)?;
-    Some(start..start.checked_add(bytes)?)
+    if let Some(head) = smaps.lines().filter(|line| line.ends_with(&name)).find_map(Head::of) {
+        // A part's place in its file is its place in RAM.
+        let start = head.range.start.checked_sub(head.offset)?;
+        return Some(start..start.checked_add(bytes)?);
+    }
+    let mappings: Vec<_> = smaps.lines().filter_map(Head::of).map(|head| head.range).collect();
+    let has_it = |range: &Range<u64>| range.end.checked_sub(range.start) == Some(bytes);
+    let pairs = mappings.windows(2).filter(|pair| pair[0].end == pair[1].start);
+    let pairs = pairs.map(|pair| pair[0].start..pair[1].end);
+    mappings.iter().cloned().chain(pairs).find(has_it)
 }
 
-/// Start and offset of the mapping that a line of `smaps` is the head of.
-fn head_of(line: &str) -> Option<(u64, u64)> {
-    let mut words = line.split_ascii_whitespace();
-    let (start, _) = words.next()?.split_once('-')?;
-    let offset = words.nth(1)?;
-    let number = |digits| u64::from_str_radix(digits, 16).ok();
-    Some((number(start)?, number(offset)?))
+/// The first line of a mapping in `smaps`.
+struct Head {
+    range: Range<u64>,
+    /// In its file.
+    offset: u64,
+}
+
+impl Head {
+    fn of(line: &str) -> Option<Head> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let offset = words.nth(1)?;
+        let number = |digits| u64::from_str_radix(digits, 16).ok();
+        Some(Head { range: number(start)?..number(end)?, offset: number(offset)? })
+    }
 }
 
 /// Memory of the whole system that is neither free nor a droppable cache, in bytes.
 ///
-/// The difference before and after a launch shows kernel memory that no process's account holds.
-/// The kernel counts pages that wait in a CPU's private list as used, which hides allocations of
-/// several MiB; they are taken from `/proc/zoneinfo` and counted as free.
-///
 /// # Errors
-/// Where `/proc/meminfo` or `/proc/zoneinfo` cannot be read or lacks a field.
+/// As [`Books::read`].
 pub fn system_used_bytes() -> io::Result<u64> {
-    // Each CPU keeps recent changes of the counters to itself; root may ask for the sum. Without
-    // that the figure is off by some hundred KiB, which its interval will show.
-    let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
-    let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let zoneinfo = fs::read_to_string("/proc/zoneinfo")?;
-    used_bytes_of(&meminfo, &zoneinfo).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo and /proc/zoneinfo do not add up")
-    })
+    Books::read().map(|books| books.used_bytes)
 }
 
-fn used_bytes_of(meminfo: &str, zoneinfo: &str) -> Option<u64> {
+/// The kernel's own books of the whole system's memory.
+///
+/// Their difference before and after a launch shows kernel memory that no process's account holds.
+/// Much of it is in no account at all (the pages of a pipe, KVM's structures), so it is what remains
+/// of the used memory when anonymous pages and files in memory are taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Books {
+    /// Neither free nor a droppable cache.
+    used_bytes: u64,
+    /// Anonymous pages, and files in memory.
+    programs_bytes: u64,
+    /// Pages of files on disks.
+    page_cache_bytes: u64,
+}
+
+impl Books {
+    /// Reads them. The kernel counts pages that wait in a CPU's private list as used, which hides
+    /// allocations of several MiB; they are taken from `/proc/zoneinfo` and counted as free.
+    ///
+    /// # Errors
+    /// Where `/proc/meminfo` or `/proc/zoneinfo` cannot be read or lacks a field.
+    pub fn read() -> io::Result<Books> {
+        // Each CPU keeps recent changes of the counters to itself; root may ask for the sum. Without
+        // that the figure is off by some hundred KiB, which its interval will show.
+        let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
+        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        let zoneinfo = fs::read_to_string("/proc/zoneinfo")?;
+        books_of(&meminfo, &zoneinfo).ok_or_else(|| {
+            let why = "/proc/meminfo and /proc/zoneinfo do not add up";
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })
+    }
+
+    /// Enters into a box's account what has changed since its launch.
+    pub fn settle(&self, before: &Books, usage: &mut MemoryUsage) {
+        let change = |now: u64, then: u64| now.cast_signed() - then.cast_signed();
+        let used = change(self.used_bytes, before.used_bytes);
+        let programs = change(self.programs_bytes, before.programs_bytes);
+        usage.system_delta_bytes = Some(used);
+        usage.system_kernel_bytes = Some(used - programs);
+        usage.system_page_cache_bytes =
+            Some(change(self.page_cache_bytes, before.page_cache_bytes));
+    }
+}
+
+fn books_of(meminfo: &str, zoneinfo: &str) -> Option<Books> {
     let field = |name: &str| {
         let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    let caches = field("Buffers")? + field("Cached")? + field("SReclaimable")?;
-    let waiting = waiting_pages(zoneinfo) * PAGE_KIB;
     // Shared memory is counted as cache and cannot be dropped.
-    let used =
-        (field("MemTotal")? + field("Shmem")?).checked_sub(field("MemFree")? + caches + waiting)?;
-    Some(used * 1024)
+    let shmem = field("Shmem")?;
+    let files = field("Buffers")? + field("Cached")?;
+    let waiting = waiting_pages(zoneinfo) * PAGE_KIB;
+    let not_used = field("MemFree")? + files + field("SReclaimable")? + waiting;
+    let used = (field("MemTotal")? + shmem).checked_sub(not_used)?;
+    Some(Books {
+        used_bytes: used * 1024,
+        programs_bytes: (field("AnonPages").unwrap_or(0) + shmem) * 1024,
+        page_cache_bytes: files.saturating_sub(shmem) * 1024,
+    })
 }
 
 const PAGE_KIB: u64 = 4;
@@ -193,6 +244,20 @@ Private_Dirty:     20480 kB
     }
 
     #[test]
+    fn test_sums_of_takes_ram_that_begins_in_small_pages_together() {
+        let smaps = SMAPS.replace(
+            "7f0000000000-7f0008000000 rw-p 00000000 00:00 0\nSize:             131072 kB\n",
+            "7f0000000000-7f0000200000 rw-p 00000000 00:00 0\nSize:               2048 kB\n\
+             Rss:                  80 kB\n\
+             7f0000200000-7f0008000000 rw-p 00000000 00:00 0\nSize:             129024 kB\n",
+        );
+        let (own, ram) = sums_of(&smaps, Some(128 << 20));
+        assert_eq!((own.rss_kib, ram.rss_kib), (40, 20560));
+        let (own, ram) = sums_of(&smaps, Some(64 << 20));
+        assert_eq!((own.rss_kib, ram.rss_kib), (20600, 0));
+    }
+
+    #[test]
     fn test_sums_of_takes_ram_in_parts_together() {
         let smaps = "\
 7f0000000000-7f0000200000 rw-p 00000000 00:00 0                          [anon:tare-guest-ram]
@@ -225,27 +290,46 @@ Rss:                   4 kB
     }
 
     #[test]
-    fn test_used_bytes_of_missing_field_returns_none() {
-        assert_eq!(used_bytes_of("MemTotal: 100 kB\n", ""), None);
+    fn test_books_of_missing_field_returns_none() {
+        assert_eq!(books_of("MemTotal: 100 kB\n", ""), None);
     }
 
     #[test]
-    fn test_used_bytes_of_counts_pages_in_private_lists_as_free() {
+    fn test_books_of_counts_pages_in_private_lists_as_free() {
         let meminfo = "MemTotal: 100 kB\nMemFree: 40 kB\nBuffers: 1 kB\nCached: 20 kB\n\
-                       Shmem: 5 kB\nSReclaimable: 4 kB\n";
+                       Shmem: 5 kB\nSReclaimable: 4 kB\nAnonPages: 17 kB\n";
         let zoneinfo =
             "  pagesets\n    cpu: 0\n              count:    2\n              high:  9\n";
-        assert_eq!(used_bytes_of(meminfo, ""), Some(40 * 1024));
-        assert_eq!(used_bytes_of(meminfo, zoneinfo), Some(32 * 1024));
+        assert_eq!(books_of(meminfo, "").unwrap().used_bytes, 40 * 1024);
+        let books = books_of(meminfo, zoneinfo).unwrap();
+        assert_eq!(books.used_bytes, 32 * 1024);
+        assert_eq!((books.programs_bytes, books.page_cache_bytes), (22 * 1024, 16 * 1024));
+    }
+
+    #[test]
+    fn test_settle_tells_the_kernel_s_share_from_programs() {
+        let before = Books { used_bytes: 100, programs_bytes: 60, page_cache_bytes: 40 };
+        let after = Books { used_bytes: 190, programs_bytes: 110, page_cache_bytes: 30 };
+        let mut usage = MemoryUsage::default();
+        after.settle(&before, &mut usage);
+        assert_eq!(usage.system_delta_bytes, Some(90));
+        assert_eq!(
+            (usage.system_kernel_bytes, usage.system_page_cache_bytes),
+            (Some(40), Some(-10))
+        );
     }
 
     #[test]
     fn test_system_used_bytes_sees_an_allocation() {
         const MIB: u64 = 1 << 20;
-        let before = system_used_bytes().unwrap();
-        let memory = std::hint::black_box(vec![1u8; 64 << 20]);
-        let after = system_used_bytes().unwrap();
-        assert!(after > before + 48 * MIB, "{before} {after}");
-        drop(memory);
+        // Others take and give back memory meanwhile; not each time at that moment.
+        let is_seen = (0..20).any(|_| {
+            let before = system_used_bytes().unwrap();
+            let memory = std::hint::black_box(vec![1u8; 64 << 20]);
+            let after = system_used_bytes().unwrap();
+            drop(memory);
+            (before + 48 * MIB..before + 96 * MIB).contains(&after)
+        });
+        assert!(is_seen);
     }
 }

@@ -26,7 +26,9 @@ use tare_container::{
     Capabilities, CgroupLayout, Dev, Entrance, Jail, Limits, Namespaces, Proc, Program, Rootfs,
     Spec, Stream, User,
 };
-use tare_vmm::{BlockConfig, BlockEngine, Config, NetConfig, Streams, TapSource, VsockConfig};
+use tare_vmm::{
+    BlockConfig, BlockEngine, Config, NetBackend, NetConfig, Streams, TapSource, VsockConfig,
+};
 use tare_workload::{
     CONVERSATION_PORT, Channel as Wire, FrameKind, Job, JobError, Line, frame_header,
 };
@@ -122,6 +124,7 @@ impl Backend for MicroVm {
             kernel: &kernel.elf,
             guest: kit.machine(),
             acpi: kernel.acpi,
+            timer: kernel.timer,
             initramfs: kit.initramfs().map_err(|error| failed(&error))?.to_owned(),
             cmdline: command_line_of(&kernel, &job).map_err(|error| failed(&error))?,
             memory_mib: assignment.memory_mib,
@@ -174,16 +177,17 @@ impl Backend for MicroVm {
 
 /// The machine in plain words, for a cell's declared state.
 fn machine_state(config: &Config) -> String {
-    let Config { vcpus, cpu_profile, pages, prefault, protocol, acpi, .. } = config;
+    let Config { vcpus, cpu_profile, pages, prefault, protocol, acpi, timer, .. } = config;
     let described = match (acpi, vcpus) {
         (true, _) => "by ACPI",
         (false, 1) => "by the command line",
         (false, _) => "by the command line and an MP table",
     };
+    let timer = if *timer { "" } else { ", no 8254 timer" };
     let prefault = if *prefault { ", all allocated at launch" } else { "" };
     format!(
         "machine: {vcpus} vCPUs (CPU profile {cpu_profile:?}), RAM in {pages:?} pages{prefault}, \
-         kernel entered by {protocol:?}, described {described}"
+         kernel entered by {protocol:?}, described {described}{timer}"
     )
 }
 
@@ -193,6 +197,8 @@ struct Machine<'a> {
     guest: GuestMachine,
     /// It is described by ACPI.
     acpi: bool,
+    /// It has an 8254 timer.
+    timer: bool,
     initramfs: PathBuf,
     /// Of the kernel, with the agent's job.
     cmdline: String,
@@ -214,12 +220,14 @@ impl Machine<'_> {
         blocks.extend(self.disks.root.as_ref().map(|path| block(path, false)));
         blocks.extend(self.disks.scratch.as_ref().map(|path| block(path, self.direct)));
         let vsock = VsockConfig { guest_cid: GUEST_CID, path: None };
-        let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol } = self.guest;
+        let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol, net_backend } =
+            self.guest;
         Config {
             kernel: self.kernel.to_owned(),
             protocol,
             vcpus,
             acpi: self.acpi,
+            timer: self.timer,
             cpu_profile,
             pages,
             prefault,
@@ -228,7 +236,7 @@ impl Machine<'_> {
             memory_bytes: self.memory_mib << 20,
             blocks,
             vsock: self.has_vsock.then_some(vsock),
-            nets: self.network.map(net).into_iter().collect(),
+            nets: self.network.map(|network| net(network, net_backend)).into_iter().collect(),
             ..Config::default()
         }
     }
@@ -332,8 +340,9 @@ struct Ready {
     output: Output,
 }
 
-fn net(network: &Network) -> NetConfig {
-    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), mac: network.guest.mac }
+fn net(network: &Network, backend: Option<NetBackend>) -> NetConfig {
+    let backend = backend.unwrap_or_default();
+    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), backend, mac: network.guest.mac }
 }
 
 impl Prepared for Ready {
@@ -371,6 +380,12 @@ impl Prepared for Ready {
         state.extend(self.prepared.config().blocks.first().map(|block| match block.engine {
             BlockEngine::Sync => "disks: synchronous, on the vCPU's thread".to_owned(),
             BlockEngine::IoUring => "disks: by io_uring".to_owned(),
+        }));
+        state.extend(self.prepared.config().nets.first().map(|net| match net.backend {
+            NetBackend::User => "network: packets moved by the VMM".to_owned(),
+            NetBackend::Vhost => {
+                "network: packets moved by the host's kernel (vhost-net)".to_owned()
+            }
         }));
         state.extend(self.disks.state());
         state.extend(self.link_state.iter().cloned());

@@ -26,7 +26,7 @@ use tare_workload::{Job, WindowSize};
 
 pub use channel::{Channel, Notice, Stamped};
 pub use instance::{Instance, Reaped};
-pub use memory::{Scale, system_used_bytes};
+pub use memory::{Books, Scale, system_used_bytes};
 pub use microvm::{Keeping, Kept, KeptError, kept_below};
 
 pub use wiring::Wiring;

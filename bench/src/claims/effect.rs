@@ -117,7 +117,7 @@ impl Effect {
 }
 
 /// The simplest cell of that backend and workload that shows the metrics, or why there is none.
-fn find<'a>(
+pub(super) fn find<'a>(
     results: &'a Results,
     backend: &str,
     workload: &str,

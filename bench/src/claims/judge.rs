@@ -1,5 +1,6 @@
 //! From effects to verdicts.
 
+use super::counts;
 use super::effect::{self, Comparison, Effect};
 use super::list::{CLAIMS, Claim, Quantity, Rule};
 use crate::results::{Clock, Ends, HostFacts, Outcome, Results, Verdict};
@@ -38,6 +39,8 @@ fn measure(claim: &Claim, results: &Results) -> Option<Result<Effect, String>> {
             let comparison = Comparison { id: claim.id, workload, variant, metrics };
             Some(effect::cost_ratio(results, comparison))
         }
+        Rule::ShipsMore { .. } => Some(counts::shipped(results)),
+        Rule::ReachesLess { .. } => Some(counts::reached(results)),
         Rule::NoExperiment => None,
     }
 }
@@ -113,7 +116,8 @@ fn side(effect: &Effect, threshold: f64) -> Option<Side> {
 fn decide(rule: Rule, effect: &Effect, p_adjusted: Option<f64>, clock: Clock) -> (Outcome, String) {
     let threshold = match rule {
         Rule::StartsWithin { limit_ns, .. } | Rule::StartsNotBefore { limit_ns, .. } => limit_ns,
-        Rule::MicrovmCostsMore { factor, .. } => factor,
+        Rule::MicrovmCostsMore { factor, .. } | Rule::ShipsMore { factor } => factor,
+        Rule::ReachesLess { share } => share,
         Rule::NoExperiment => return (Outcome::NotMeasured, String::new()),
     };
     let Some(side) = side(effect, threshold) else {
@@ -125,6 +129,7 @@ fn decide(rule: Rule, effect: &Effect, p_adjusted: Option<f64>, clock: Clock) ->
         Some(Ends::Range) => "range of all samples",
         Some(Ends::Bootstrap95) | None => "95 % interval",
     };
+    let where_to = if side == Side::Below { "below" } else { "at or above" };
     if side == Side::Across {
         return (Outcome::Undecided, format!("the {ends} holds the threshold"));
     }
@@ -136,6 +141,12 @@ fn decide(rule: Rule, effect: &Effect, p_adjusted: Option<f64>, clock: Clock) ->
         Rule::MicrovmCostsMore { quantity, .. } => {
             let is_chance = side == Side::Above && p_adjusted.is_some_and(|p| p >= LEVEL);
             decide_cost(side, quantity, is_chance, clock, ends)
+        }
+        Rule::ShipsMore { .. } => {
+            (outcome(side == Side::Above), format!("what was counted is {where_to} the threshold"))
+        }
+        Rule::ReachesLess { .. } => {
+            (outcome(side == Side::Below), format!("what was counted is {where_to} the threshold"))
         }
         Rule::NoExperiment => (Outcome::NotMeasured, String::new()),
     }

@@ -2,7 +2,10 @@
 
 use super::judge;
 use crate::results::fixture::synthetic;
-use crate::results::{Cell, Clock, Edge, Ends, Outcome, Results, Sample, Status, Verdict};
+use crate::results::{
+    Artifact, Better, Cell, Clock, Edge, Ends, MetricSamples, Outcome, Results, Sample, Status,
+    Verdict,
+};
 
 fn find(results: &Results, id: &str) -> Verdict {
     judge(results).into_iter().find(|verdict| verdict.id == id).unwrap()
@@ -192,4 +195,99 @@ fn test_judge_of_empty_results_decides_nothing() {
 fn test_judge_is_repeatable() {
     let results = synthetic(Clock::Wall);
     assert_eq!(judge(&results), judge(&results));
+}
+
+/// A cell of the workload `reach`: whose kernel answers, and to how many calls.
+fn reach(results: &mut Results, backend: &str, kernel: f64, calls: f64) {
+    let id = u32::try_from(results.cells.len()).unwrap();
+    let count = |name: &str, value| MetricSamples {
+        name: name.to_owned(),
+        unit: "count".to_owned(),
+        better: Better::Lower,
+        values: vec![value],
+    };
+    let metrics = vec![count("kernel_id_count", kernel), count("system_calls_count", calls)];
+    results.cells.push(Cell {
+        id,
+        backend: backend.to_owned(),
+        workload: "reach".to_owned(),
+        samples: vec![Sample { metrics, ..Sample::default() }; 3],
+        ..Cell::default()
+    });
+}
+
+#[test]
+fn test_reach_counts_calls_of_the_host_s_kernel_only() {
+    let id = "vm-isolates-better";
+    let mut results = synthetic(Clock::Virtual);
+    assert_eq!(find(&results, id).why, "this run has no cell 'process reach'");
+    reach(&mut results, "process", 7.0, 340.0);
+    reach(&mut results, "container", 7.0, 290.0);
+    reach(&mut results, "microvm", 8.0, 280.0);
+    let verdict = find(&results, id);
+    assert_eq!((verdict.outcome, verdict.ends), (Outcome::Supported, Some(Ends::Range)));
+    assert_eq!(verdict.effect.unwrap().value, 0.0);
+    assert!(verdict.why.contains("kernel of its own"), "{}", verdict.why);
+    results.cells.pop();
+    reach(&mut results, "microvm", 7.0, 280.0);
+    let verdict = find(&results, id);
+    assert_eq!(verdict.outcome, Outcome::Refuted, "{}", verdict.why);
+    // A container that runs on another kernel than the process is none.
+    results.cells[6 * 4 + 1]
+        .samples
+        .iter_mut()
+        .for_each(|sample| sample.metrics[0].values = vec![9.0]);
+    assert_eq!(find(&results, id).outcome, Outcome::Undecided);
+}
+
+#[test]
+fn test_what_is_shipped_is_the_kernel_with_the_initramfs_against_the_program() {
+    let id = "vm-ships-an-os";
+    let mut results = synthetic(Clock::Wall);
+    let verdict = find(&results, id);
+    assert_eq!(verdict.outcome, Outcome::Undecided);
+    assert!(verdict.why.contains("no size of the initramfs"), "{}", verdict.why);
+    let initramfs = Artifact { name: "initramfs".to_owned(), bytes: 61_440, ..Artifact::default() };
+    results.artifacts.push(initramfs);
+    let verdict = find(&results, id);
+    assert_eq!(verdict.outcome, Outcome::Supported);
+    assert!((verdict.effect.unwrap().value - 120.5).abs() < 0.1, "{:?}", verdict.effect);
+    results.artifacts.iter_mut().find(|it| it.name == "agent").unwrap().bytes = 1 << 40;
+    assert_eq!(find(&results, id).outcome, Outcome::Refuted);
+}
+
+#[test]
+fn test_density_compares_what_each_of_many_adds() {
+    let mut results = synthetic(Clock::Wall);
+    for (backend, bytes) in [("container", 50e3), ("microvm", 15e6)] {
+        let id = u32::try_from(results.cells.len()).unwrap();
+        let sample = |step: u32| Sample {
+            metrics: vec![MetricSamples {
+                name: "each_system_bytes".to_owned(),
+                unit: "bytes".to_owned(),
+                better: Better::Lower,
+                values: vec![bytes * (1.0 + f64::from(step) / 1000.0)],
+            }],
+            ..Sample::default()
+        };
+        results.cells.push(Cell {
+            id,
+            backend: backend.to_owned(),
+            workload: "start".to_owned(),
+            variant: [("live".to_owned(), "10".to_owned())].into(),
+            samples: (0..8).map(sample).collect(),
+            ..Cell::default()
+        });
+    }
+    let verdict = find(&results, "more-containers-fit");
+    assert_eq!(verdict.outcome, Outcome::Supported, "{}", verdict.why);
+    assert!((verdict.effect.unwrap().value - 300.0).abs() < 0.1);
+}
+
+#[test]
+fn test_every_measured_claim_has_words_for_its_effect() {
+    for claim in super::CLAIMS {
+        let is_measured = !claim.threshold.is_empty();
+        assert_eq!(claim.words.contains("{}"), is_measured, "{}", claim.id);
+    }
 }

@@ -81,7 +81,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<u8> {
 
 /// Runs the suite on the host that this process is on.
 fn measure(args: &BenchArgs, suite: &Suite) -> anyhow::Result<(Results, u8)> {
-    let start_replicates = args.replicates.unwrap_or(if is_lab() { 3 } else { 100 });
+    let start_replicates =
+        args.replicates.unwrap_or(args.round.replicates(if is_lab() { 3 } else { 100 }));
     let cells = suite.cells(&args.only, args.round.setting(start_replicates))?;
     let (mut results, code) = args.round.measure(&cells)?;
     results.suite = Some(suite.judge(&args.only, &results));

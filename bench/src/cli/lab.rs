@@ -10,6 +10,7 @@ use tare_kernels::modules::{GUEST_MODULES, Modules};
 use tare_kernels::{Cache, Stderr, Variant, rootfs};
 
 use crate::guest_kernel::{self, Choice};
+use crate::image::{ARCHIVE_VARIABLE, archive_of};
 use crate::lab::{
     DETERMINISTIC, DISK_DIR, Flavour, IN_DIR, KERNELS_DIR, LAB_VARIABLE, Lab, Order, Payload,
 };
@@ -95,6 +96,7 @@ pub(super) fn run(args: &LabArgs) -> anyhow::Result<u8> {
         kernel: args.kernel.clone(),
         modules: args.modules.clone(),
         rootfs: None,
+        image: None,
         extra: args.with.clone(),
         out_dir: args.out.clone(),
     };
@@ -118,6 +120,8 @@ pub(super) struct Errand {
     pub(super) kernel: Option<Choice>,
     pub(super) modules: Option<PathBuf>,
     pub(super) rootfs: Option<PathBuf>,
+    /// Name of an image that the command uses there.
+    pub(super) image: Option<String>,
     pub(super) extra: Vec<PathBuf>,
     pub(super) out_dir: PathBuf,
 }
@@ -195,6 +199,13 @@ impl Errand {
             let to = format!("{IN_DIR}/rootfs");
             payload.push(Payload::Tree { from, to: to.clone() });
             environment.push(("TARE_ROOTFS".to_owned(), to));
+        }
+        if let Some(name) = &self.image {
+            let (from, to) = (staging.path().join("image.tar"), format!("{IN_DIR}/image.tar"));
+            archive_of(name, &from)?;
+            payload.push(Payload::File { from, to: to.clone() });
+            environment.push((ARCHIVE_VARIABLE.to_owned(), to));
+            environment.push(("TARE_IMAGE".to_owned(), name.clone()));
         }
         environment.extend(self.environment);
         let order = Order {

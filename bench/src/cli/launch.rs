@@ -13,10 +13,8 @@ use super::lab::{Errand, FlavourArg, MachineArgs};
 use super::{HostChoice, KitArgs, exit, table};
 use crate::backend::{self, Assignment, Availability, Backend, Output, Wiring};
 use crate::harness::{Attendant, Conduct, ReplicateError, replicate};
-use crate::host;
 use crate::interrupt;
 use crate::kit::{Choice, Kit};
-use crate::lab::LAB_VARIABLE;
 use crate::results::Sample;
 use crate::rundir::RunDir;
 use crate::user::{self, User};
@@ -144,17 +142,7 @@ impl LaunchArgs {
     }
 
     fn goes_to_the_lab(&self) -> bool {
-        let needs_virtualization =
-            self.on.iter().any(|name| name.starts_with("microvm") || name == "qemu");
-        match self.host {
-            HostChoice::Lab => true,
-            HostChoice::Local => false,
-            HostChoice::Auto => {
-                needs_virtualization
-                    && !host::has_hardware_virtualization()
-                    && std::env::var_os(LAB_VARIABLE).is_none()
-            }
-        }
+        self.host.is_lab_for(&self.on)
     }
 }
 
@@ -299,6 +287,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
         kernel: args.kit.kernel.clone(),
         modules: args.kit.microvm.modules.clone(),
         rootfs: args.kit.rootfs.clone(),
+        image: args.kit.image.clone(),
         extra: Vec::new(),
         out_dir: out_dir.path().to_owned(),
     };

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use tare_vmm::{BootProtocol, CpuProfile, Pages, VCPUS_MAX};
+use tare_vmm::{BootProtocol, CpuProfile, NetBackend, Pages, VCPUS_MAX};
 
 use crate::kit::GuestMachine;
 
@@ -31,6 +31,9 @@ pub(super) struct MicroVmArgs {
     /// How our microVM enters the kernel
     #[arg(long, value_enum, default_value_t = BootArg::Linux64)]
     boot: BootArg,
+    /// Who moves the packets of our microVM's network [default: user]
+    #[arg(long, value_enum)]
+    net_backend: Option<NetBackendArg>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,6 +52,14 @@ enum PagesArg {
     Small,
     /// 2 MiB from the host's pool (vm.nr_hugepages)
     Huge2m,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NetBackendArg {
+    /// A thread of the host's kernel
+    Vhost,
+    /// The VMM
+    User,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,6 +88,10 @@ impl MicroVmArgs {
                 BootArg::Linux64 => BootProtocol::Linux64,
                 BootArg::Pvh => BootProtocol::Pvh,
             },
+            net_backend: self.net_backend.map(|backend| match backend {
+                NetBackendArg::Vhost => NetBackend::Vhost,
+                NetBackendArg::User => NetBackend::User,
+            }),
         }
     }
 
@@ -95,6 +110,9 @@ impl MicroVmArgs {
             "--boot".to_owned(),
             name(self.boot.to_possible_value()),
         ];
+        if let Some(backend) = self.net_backend {
+            arguments.extend(["--net-backend".to_owned(), name(backend.to_possible_value())]);
+        }
         arguments.extend(self.prefault.then(|| "--prefault".to_owned()));
         arguments.into_iter().map(OsString::from).collect()
     }
@@ -117,7 +135,7 @@ mod tests {
         for line in [
             "x",
             "x --vcpus 8 --cpu-profile portable --pages huge2m --prefault --boot pvh",
-            "x --pages small",
+            "x --pages small --net-backend user",
         ] {
             let args = Wrapped::parse_from(line.split(' ')).args;
             let words = ["x".into()].into_iter().chain(args.forward());

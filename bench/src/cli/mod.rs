@@ -1,14 +1,20 @@
 //! The command line: one file a subcommand, low-level arguments made high-level once.
 
 mod bench;
+mod calibrate;
 mod compare;
+mod compare_results;
+mod container;
 mod doctor;
+mod image;
 mod kernel;
 mod lab;
 mod launch;
 mod microvm;
+mod oci;
 mod plan;
 mod report;
+mod rescue;
 mod round;
 mod snapshot;
 mod table;
@@ -33,9 +39,10 @@ pub mod exit {
     pub const MISSING: u8 = 3;
     /// The run ended, but some cells failed or could not run.
     pub const INCOMPLETE: u8 = 4;
-    /// `tare launch`: the boxes' exit codes differ.
+    /// `tare launch`: the boxes' exit codes differ; `tare image verify`: their digests do.
     pub const DIFFERENT: u8 = 5;
-    /// `tare bench`: a figure is beyond what it must be.
+    /// `tare bench`: a figure is beyond what it must be; `tare compare-results`: something is
+    /// worse; `tare calibrate`: a check has failed.
     pub const MISSED: u8 = 6;
     /// Ctrl-C or SIGTERM; what had been measured is saved.
     pub const INTERRUPTED: u8 = 130;
@@ -47,11 +54,15 @@ Exit codes:
   1    failed; standard error says at what, on what, and what to do
   2    wrong usage
   3    something needed is missing; standard error says how to get it
-  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed
-  5    launch: the boxes' exit codes differ
-  6    bench: a figure is beyond what it must be
-  130  interrupted; what had been measured is saved (in the lab: nothing is)
+  4    compare, bench: some cells failed or could not run; launch, snapshot restore: a box failed;
+       compare-results, calibrate: something is undecided
+  5    launch: the boxes' exit codes differ; image verify: their digests do
+  6    bench: a figure is beyond what it must be; compare-results: something is worse;
+       calibrate: a check has failed
+  130  interrupted; what had been measured is saved
 launch passes on the command's own exit code where all boxes agree on it; so does snapshot restore.
+container run, container exec and oci run pass on the command's; 125, 126 and 127 are those of a
+shell where it could not be started.
 
 Examples:
   tare doctor
@@ -73,8 +84,12 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run the comparison and write its report
     Compare(compare::CompareArgs),
+    /// Find what has changed between two runs, with an exit code for CI
+    CompareResults(compare_results::CompareResultsArgs),
     /// Measure the figures of a suite and hold them against their limits
     Bench(bench::BenchArgs),
+    /// Check that tare measures what it says it measures
+    Calibrate(calibrate::CalibrateArgs),
     /// Run one command in several boxes side by side
     Launch(launch::LaunchArgs),
     /// Render a results file
@@ -84,9 +99,18 @@ enum Command {
     /// Build and find guest kernels
     #[command(subcommand)]
     Kernel(kernel::KernelCommand),
+    /// Keep images, which every box can run
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Keep a microVM that has booted, and go on from it as often as wanted
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Run containers, and act on those that run
+    #[command(subcommand)]
+    Container(container::ContainerCommand),
+    /// Run OCI bundles
+    #[command(subcommand)]
+    Oci(oci::OciCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tare completions bash > /etc/bash_completion.d/tare")]
     Completions {
@@ -106,6 +130,23 @@ pub enum HostChoice {
     Lab,
 }
 
+impl HostChoice {
+    /// Whether a command that starts boxes of these backends goes to the lab.
+    fn is_lab_for(self, backends: &[String]) -> bool {
+        let needs_virtualization =
+            backends.iter().any(|name| name.starts_with("microvm") || name == "qemu");
+        match self {
+            HostChoice::Lab => true,
+            HostChoice::Local => false,
+            HostChoice::Auto => {
+                needs_virtualization
+                    && !crate::host::has_hardware_virtualization()
+                    && std::env::var_os(crate::lab::LAB_VARIABLE).is_none()
+            }
+        }
+    }
+}
+
 /// What boxes are made of; the same for every command that starts some.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KitArgs {
@@ -116,6 +157,9 @@ pub struct KitArgs {
     /// Directory with the root file system for commands [default: a small one with busybox]
     #[arg(long, value_name = "DIR", env = "TARE_ROOTFS")]
     pub rootfs: Option<PathBuf>,
+    /// Image whose tree is the root file system instead: a name or digest of `tare image ls`
+    #[arg(long, value_name = "IMAGE", env = "TARE_IMAGE")]
+    pub image: Option<String>,
     /// Memory of a microVM, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128,
           value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
@@ -160,6 +204,7 @@ impl KitArgs {
         crate::kit::Choice {
             kernel: self.kernel.clone().unwrap_or_default(),
             rootfs: self.rootfs.clone(),
+            image: self.image.clone(),
             disk_engine: self.disk_engine.into(),
             modules: self.microvm.modules.clone(),
             machine: self.microvm.machine(),
@@ -176,12 +221,17 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let code = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::CompareResults(args) => compare_results::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
+        Command::Calibrate(args) => calibrate::run(&args)?,
         Command::Launch(args) => launch::run(&args)?,
         Command::Report(args) => report::run(&args)?,
         Command::Lab(args) => lab::run(&args)?,
         Command::Kernel(command) => kernel::run(&command)?,
+        Command::Image(command) => image::run(&command)?,
         Command::Snapshot(command) => snapshot::run(&command)?,
+        Command::Container(command) => container::run(&command)?,
+        Command::Oci(command) => oci::run(&command)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tare", &mut std::io::stdout());
             exit::OK

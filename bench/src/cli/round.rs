@@ -10,8 +10,9 @@ use anyhow::Context;
 use clap::Args;
 
 use super::lab::{Errand, FlavourArg, MachineArgs};
+use super::rescue::{self, Rescued};
 use super::{HostChoice, KitArgs, exit, print_text};
-use crate::harness::{self, CellPlan, Schedule};
+use crate::harness::{self, CellPlan, Schedule, Until};
 use crate::host::{self, Source};
 use crate::interrupt;
 use crate::kit::Kit;
@@ -23,6 +24,10 @@ use crate::{record, report};
 
 /// Name of the results file that a round in the lab leaves for the host to collect.
 const LAB_RESULTS: &str = "results.json";
+/// Samples at which a run ends that was to be more precise.
+const RULED_REPLICATES: u32 = 10_000;
+/// What a round in the lab says when it begins, and can be ended in good order.
+const LAB_IS_UP: &str = "tare: the lab is up and measures; Ctrl-C ends it and keeps what it has";
 /// The lab's default seed: the same command gives the same samples, to the nanosecond.
 const LAB_SEED: u64 = 1;
 
@@ -44,6 +49,14 @@ pub(super) struct RoundArgs {
     /// Kill an instance after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout_s: u64,
+    /// Go on until the 95 % interval of every median lies within so many percent of it, with
+    /// --replicates [default: 10000] as the limit for every cell
+    #[arg(long, value_name = "PERCENT", value_parser = super::compare_results::percent)]
+    pub(super) precision_percent: Option<f64>,
+    /// With --precision-percent: begin no block that would end later than this after the first
+    /// launch, in seconds (of virtual time in the lab)
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "precision_percent")]
+    budget_s: u64,
     /// Directory for the results file and the reports
     #[arg(long, value_name = "DIR", default_value = "results")]
     out: PathBuf,
@@ -64,12 +77,20 @@ pub(super) fn is_lab() -> bool {
 impl RoundArgs {
     /// What all cells have in common: `start` samples of a plain start, a tenth of them of others.
     pub(super) fn setting(&self, start_replicates: u32) -> Setting {
+        let a_tenth = (start_replicates / 10).max(if is_lab() { 3 } else { 6 });
+        let has_rule = self.precision_percent.is_some();
         Setting {
             start_replicates,
-            other_replicates: (start_replicates / 10).max(if is_lab() { 3 } else { 6 }),
+            other_replicates: if has_rule { start_replicates } else { a_tenth },
             memory_mib: self.kit.memory_mib,
             is_lab: is_lab(),
         }
+    }
+
+    /// How many samples of a start there are, where it is not said: so many, or with a rule that ends
+    /// the run as many as it takes.
+    pub(super) fn replicates(&self, default: u32) -> u32 {
+        self.precision_percent.map_or(default, |_| RULED_REPLICATES)
     }
 
     /// Runs the round here or in the lab. `measure` runs it here; `words` are the command's own
@@ -81,12 +102,13 @@ impl RoundArgs {
         render: impl FnOnce(&Results) -> String,
     ) -> anyhow::Result<u8> {
         if record::is_collected() {
+            interrupt::listen()?;
+            eprintln!("{LAB_IS_UP}");
             let (results, code) = measure()?;
             results.save(Path::new(LAB_RESULTS))?;
             return Ok(code);
         }
-        fs::create_dir_all(&self.out)
-            .with_context(|| format!("cannot make {}", self.out.display()))?;
+        rescue::prepare(&self.out)?;
         let (results, code) =
             if self.goes_to_the_lab() { self.measure_in_lab(words)? } else { measure()? };
         self.publish(&results, render)?;
@@ -124,6 +146,10 @@ impl RoundArgs {
             warmups: self.warmups,
             gap: Duration::from_millis(self.gap_ms),
             timeout: Duration::from_secs(self.timeout_s),
+            until: self.precision_percent.map(|precision_percent| Until {
+                precision_percent,
+                budget: Duration::from_secs(self.budget_s),
+            }),
         };
         let finished = harness::run(&kit, plan, schedule);
         let is_complete =
@@ -138,6 +164,9 @@ impl RoundArgs {
         let mut results = record::assemble(&kit, &Source::live(), clock);
         results.seed = seed;
         results.schedule = schedule.into();
+        if let Some(stop) = &mut results.schedule.stop {
+            stop.reason = finished.stopped;
+        }
         results.floors = floors;
         results.cells = finished.cells;
         results.order = finished.order;
@@ -159,6 +188,10 @@ impl RoundArgs {
         option("--gap-ms", self.gap_ms);
         option("--timeout-s", self.timeout_s);
         option("--memory-mib", self.kit.memory_mib);
+        if let Some(percent) = self.precision_percent {
+            option("--budget-s", self.budget_s);
+            arguments.extend(["--precision-percent".into(), percent.to_string().into()]);
+        }
         let engine = self.kit.disk_engine.word();
         arguments.extend(["--disk-engine", engine].map(OsString::from));
         arguments.extend(self.kit.microvm.forward());
@@ -171,11 +204,15 @@ impl RoundArgs {
             kernel: self.kit.kernel.clone(),
             modules: self.kit.microvm.modules.clone(),
             rootfs: self.kit.rootfs.clone(),
+            image: self.kit.image.clone(),
             extra: Vec::new(),
             out_dir: out_dir.path().to_owned(),
         };
         let code = errand.run()?;
         let path = out_dir.path().join(LAB_RESULTS);
+        if code == i32::from(exit::INTERRUPTED) && !path.exists() {
+            return Err(crate::lab::Error::Interrupted.into());
+        }
         let mut results = Results::load(&path).with_context(|| {
             format!("the round in the lab ended with exit code {code} and left no results")
         })?;
@@ -192,10 +229,24 @@ impl RoundArgs {
     ) -> anyhow::Result<()> {
         let name = record::file_stem(results);
         let path = |extension: &str| self.out.join(format!("{name}.{extension}"));
-        results.save(&path("json"))?;
+        if let Err(error) = results.save(&path("json")) {
+            let place = match rescue::rescue(results, &format!("{name}.json"))? {
+                Rescued::File(path) => {
+                    self.print(results, render)?;
+                    format!("the results were saved as {} instead", path.display())
+                }
+                Rescued::Printed => {
+                    "the results were printed on standard output instead".to_owned()
+                }
+            };
+            return Err(anyhow::Error::new(error).context(place));
+        }
         let write = |extension: &str, text: String| {
             let path = path(extension);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+            fs::write(&path, text).with_context(|| {
+                let (path, saved) = (path.display(), self.out.join(format!("{name}.json")));
+                format!("cannot write {path}; the results are in {}", saved.display())
+            })
         };
         write("html", report::render_html(results)?)?;
         write("md", report::render_markdown(results))?;

@@ -58,7 +58,7 @@ fn tries(kit: &Kit) -> Vec<Try> {
 }
 
 /// The agent in its smallest form: `tare-guest exit` ends at once.
-fn process_floor(kit: &Kit) -> Option<ProcessFloor> {
+pub(crate) fn process_floor(kit: &Kit) -> Option<ProcessFloor> {
     let program = File::open(kit.agent()).ok()?;
     ProcessFloor::new(program.into(), &["tare-guest".into(), "exit".into()]).ok()
 }

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tare_workload::{Report, Workload};
 
 use super::attendant::Attendant;
-use crate::backend::{self, Instance, Notice, Prepared, Stamped, system_used_bytes};
+use crate::backend::{self, Books, Instance, Notice, Prepared, Stamped};
 use crate::clock::now_ns;
 use crate::interrupt;
 use crate::results::{Better, Edge, MemoryUsage, MetricSamples, Sample};
@@ -99,11 +99,11 @@ pub fn replicate(
     conduct: Conduct,
     attendant: &mut dyn Attendant,
 ) -> Result<Sample, Error> {
-    let used_before = if conduct.weigh { system_used_bytes().ok() } else { None };
+    let before = if conduct.weigh { Books::read().ok() } else { None };
     let mut record = Record { launch_ns: now_ns(), ..Record::default() };
     record.sample.edges_ns.insert(Edge::Launch, 0);
     let mut instance = prepared.launch()?;
-    if let Err(error) = follow(instance.as_mut(), conduct, used_before, &mut record, attendant) {
+    if let Err(error) = follow(instance.as_mut(), conduct, before, &mut record, attendant) {
         instance.kill();
         let _ = instance.reap();
         let _ = instance.clean();
@@ -123,7 +123,7 @@ pub fn replicate(
 fn follow(
     instance: &mut dyn Instance,
     conduct: Conduct,
-    used_before: Option<u64>,
+    before: Option<Books>,
     record: &mut Record,
     attendant: &mut dyn Attendant,
 ) -> Result<(), Error> {
@@ -143,7 +143,7 @@ fn follow(
         }
         let is_done = record.sample.edges_ns.contains_key(&Edge::Done);
         if conduct.weigh && is_done && !was_done {
-            record.sample.memory = Some(weigh(instance, used_before).map_err(Error::Wait)?);
+            record.sample.memory = Some(weigh(instance, before).map_err(Error::Wait)?);
         }
         if ended {
             return Ok(());
@@ -211,10 +211,10 @@ fn drain(
     Ok(())
 }
 
-fn weigh(instance: &dyn Instance, used_before: Option<u64>) -> io::Result<MemoryUsage> {
+fn weigh(instance: &dyn Instance, before: Option<Books>) -> io::Result<MemoryUsage> {
     let mut usage = instance.scale().weigh()?;
-    if let (Some(before), Ok(after)) = (used_before, system_used_bytes()) {
-        usage.system_delta_bytes = Some(after.cast_signed() - before.cast_signed());
+    if let (Some(before), Ok(after)) = (before, Books::read()) {
+        after.settle(&before, &mut usage);
     }
     Ok(usage)
 }

@@ -5,15 +5,20 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::attendant::Nobody;
-use super::burst::burst;
+use super::crowd;
 use super::density::{Density, Error as DensityError, density};
+use super::lifecycle::{self, Lifecycle};
+use super::progress::Progress;
 use super::replicate::{self, Conduct, replicate};
+use super::series::series;
+use super::stopping::Stopping;
 use crate::backend::{Assignment, Availability, Backend, Prepared};
 use crate::clock::now_ns;
 use crate::interrupt;
 use crate::kit::Kit;
-use crate::progress;
-use crate::results::{self, Better, Cell, Edge, Failure, MetricSamples, Sample, Status};
+use crate::results::{
+    self, Better, Cell, Edge, Failure, MetricSamples, Sample, Status, StopReason,
+};
 use crate::statistics::Rng;
 use tare_workload::{Unit, Workload};
 
@@ -33,7 +38,7 @@ pub struct CellPlan {
     pub weigh: bool,
     /// What each replicate does.
     pub act: Act,
-    /// Rest before each launch, where it is not the schedule's.
+    /// Rest before each launch, where it is neither the schedule's nor the act's.
     pub gap: Option<Duration>,
 }
 
@@ -45,10 +50,31 @@ pub enum Act {
     Launch,
     /// Takes a snapshot of a fresh guest.
     Capture,
-    /// Launches so many boxes back to back, and one before them.
-    Burst(u32),
+    /// Launches so many boxes back to back, and one before them, for a single sample.
+    Series(u32),
     /// Launches so many boxes, which live together, and weighs them all.
     Crowd(u32),
+    /// Launches boxes as they follow each other in use.
+    Lifecycle(Lifecycle),
+}
+
+impl Act {
+    /// Launches of the cell that belong together, back to back.
+    fn launches(self) -> u32 {
+        match self {
+            Act::Lifecycle(Lifecycle::Sustained(count)) => count,
+            _ => 1,
+        }
+    }
+
+    /// Rest before each.
+    fn gap(self, schedule: Schedule) -> Duration {
+        match self {
+            Act::Lifecycle(Lifecycle::Isolated(rest_ms)) => Duration::from_millis(rest_ms.into()),
+            Act::Lifecycle(_) => Duration::ZERO,
+            _ => schedule.gap,
+        }
+    }
 }
 
 /// When and how often.
@@ -62,6 +88,17 @@ pub struct Schedule {
     pub gap: Duration,
     /// Limit of one replicate.
     pub timeout: Duration,
+    /// When to end before every replicate is run.
+    pub until: Option<Until>,
+}
+
+/// A run that ends when its figures are precise enough, or its time is over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Until {
+    /// The interval of every median that a cell is measured for lies within so many percent of it.
+    pub precision_percent: f64,
+    /// The next block is not begun if it would end later than this after the first launch.
+    pub budget: Duration,
 }
 
 impl From<Schedule> for results::Schedule {
@@ -71,6 +108,11 @@ impl From<Schedule> for results::Schedule {
             warmup_blocks: schedule.warmups,
             gap_ns: ns(schedule.gap),
             timeout_ns: ns(schedule.timeout),
+            stop: schedule.until.map(|until| results::Stop {
+                precision_percent: until.precision_percent,
+                budget_ns: ns(until.budget),
+                reason: StopReason::Replicates,
+            }),
         }
     }
 }
@@ -83,6 +125,8 @@ pub struct Finished {
     pub order: Vec<u32>,
     /// True where the user ended the run early.
     pub interrupted: bool,
+    /// What ended the run, where it was to end by itself.
+    pub stopped: StopReason,
 }
 
 /// A cell in work; `prepared` is absent where it cannot run, and `cell.status` says why.
@@ -102,34 +146,43 @@ pub fn run(kit: &Kit, plan: &[CellPlan], schedule: Schedule) -> Finished {
         plan.iter().enumerate().map(|(id, cell)| prepare(kit, id, cell)).collect();
     let mut order = Vec::new();
     let mut rng = Rng::new(schedule.seed);
-    let launches = plan.iter().map(|cell| u64::from(cell.replicates) + u64::from(schedule.warmups));
-    let bar = progress::bar(launches.sum(), "measuring");
+    let replicates = |cell: &CellPlan| u64::from(cell.replicates) + u64::from(schedule.warmups);
+    let mut progress = Progress::new(plan.iter().map(replicates), schedule.until);
+    let mut stopping = Stopping::new(schedule);
     let blocks = schedule.warmups + plan.iter().map(|cell| cell.replicates).max().unwrap_or(0);
     'blocks: for block in 0..blocks {
+        let measured: Vec<&Cell> = works.iter().map(|work| &work.cell).collect();
+        if stopping.is_over(block, &measured) {
+            break;
+        }
         let mut indices: Vec<usize> = (0..plan.len()).collect();
         rng.shuffle(&mut indices);
         for index in indices {
             if block >= schedule.warmups + plan[index].replicates {
                 continue;
             }
-            bar.inc(1);
             if !works[index].is_hopeful() {
+                progress.skip(index);
                 continue;
             }
-            let gap = plan[index].gap.unwrap_or(schedule.gap);
-            if !gap.is_zero() {
-                sleep(gap);
+            let started_ns = now_ns();
+            for _ in 0..plan[index].act.launches() {
+                let gap = plan[index].gap.unwrap_or_else(|| plan[index].act.gap(schedule));
+                if !gap.is_zero() {
+                    sleep(gap);
+                }
+                if interrupt::requested() {
+                    break 'blocks;
+                }
+                order.push(u32::try_from(index).unwrap_or(u32::MAX));
+                works[index].launch(&plan[index], block, schedule);
             }
-            if interrupt::requested() {
-                break 'blocks;
-            }
-            order.push(u32::try_from(index).unwrap_or(u32::MAX));
-            works[index].launch(&plan[index], block, schedule);
+            progress.step(index, Duration::from_nanos(now_ns().saturating_sub(started_ns)));
         }
     }
-    bar.finish_and_clear();
+    progress.finish();
     let cells = works.into_iter().map(Work::finish).collect();
-    Finished { cells, order, interrupted: interrupt::requested() }
+    Finished { cells, order, interrupted: interrupt::requested(), stopped: stopping.reason }
 }
 
 fn prepare(kit: &Kit, id: usize, plan: &CellPlan) -> Work {
@@ -155,6 +208,9 @@ fn prepare(kit: &Kit, id: usize, plan: &CellPlan) -> Work {
             let parameters = &plan.assignment.job.parameters;
             cell.state
                 .extend(parameters.iter().map(|(name, value)| format!("parameter {name}={value}")));
+            if let Act::Lifecycle(lifecycle) = plan.act {
+                cell.state.push(lifecycle.state());
+            }
             Work { cell, prepared: Some(prepared) }
         }
         Err(error) => {
@@ -177,11 +233,13 @@ impl Work {
         let conduct =
             Conduct { workload: plan.workload, weigh: plan.weigh, timeout: schedule.timeout };
         let result = match plan.act {
-            Act::Launch => prepared
-                .reset()
-                .map_err(replicate::Error::from)
-                .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody)),
-            Act::Burst(count) => burst(prepared.as_ref(), conduct, count),
+            Act::Launch | Act::Lifecycle(Lifecycle::Isolated(_) | Lifecycle::Sustained(_)) => {
+                prepared
+                    .reset()
+                    .map_err(replicate::Error::from)
+                    .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody))
+            }
+            Act::Series(count) => series(prepared.as_ref(), conduct, count),
             Act::Capture => prepared.capture().map(capture_sample).map_err(replicate::Error::from),
             Act::Crowd(count) => density(prepared.as_ref(), count, schedule.timeout)
                 .map(crowd_sample)
@@ -189,6 +247,19 @@ impl Work {
                     DensityError::Interrupted => replicate::Error::Interrupted,
                     error => replicate::Error::Box(error.to_string()),
                 }),
+            Act::Lifecycle(lifecycle) => {
+                let purpose = format!("arrivals {} {block}", self.cell.id);
+                let rng = Rng::for_purpose(schedule.seed, &purpose);
+                let order = lifecycle::Order {
+                    prepared: prepared.as_ref(),
+                    timeout: schedule.timeout,
+                    rng,
+                };
+                lifecycle::live(lifecycle, order).map_err(|error| match error {
+                    crowd::Error::Interrupted => replicate::Error::Interrupted,
+                    error => replicate::Error::Box(error.to_string()),
+                })
+            }
         };
         match result {
             Ok(sample) if sample.exit_code != 0 => {
@@ -219,17 +290,18 @@ impl Work {
 }
 
 /// What is no launch of one box has metrics, and of the edges the zero of its time.
-fn sample_of(metrics: Vec<MetricSamples>) -> Sample {
+pub(super) fn sample_of(metrics: Vec<MetricSamples>) -> Sample {
     Sample { edges_ns: [(Edge::Launch, 0)].into(), metrics, ..Sample::default() }
 }
 
-fn lower(name: String, unit: Unit, value: f64) -> MetricSamples {
-    let unit = unit.as_str().to_owned();
+/// A metric of which less is better.
+pub(super) fn metric(name: &str, unit: Unit, value: f64) -> MetricSamples {
+    let (name, unit) = (name.to_owned(), unit.as_str().to_owned());
     MetricSamples { name, unit, better: Better::Lower, values: vec![value] }
 }
 
 fn capture_sample(capture_ns: u64) -> Sample {
-    sample_of(vec![lower("capture_ns".to_owned(), Unit::Nanoseconds, capture_ns as f64)])
+    sample_of(vec![metric("capture_ns", Unit::Nanoseconds, capture_ns as f64)])
 }
 
 /// How many times longer the last of a crowd took to start than the first.
@@ -239,11 +311,11 @@ const GROWTH: &str = "last_start_to_first";
 fn crowd_sample(density: Density) -> Sample {
     let count = f64::from(density.count.max(1));
     let each = |name: &str, bytes: i64| {
-        lower(format!("each_{name}_bytes"), Unit::Bytes, bytes as f64 / count)
+        metric(&format!("each_{name}_bytes"), Unit::Bytes, bytes as f64 / count)
     };
     let parts = density.parts.iter().map(|(name, _, bytes)| each(&name.to_lowercase(), *bytes));
     let growth = density.start_growth();
-    let growth = growth.map(|growth| lower(GROWTH.to_owned(), Unit::Count, growth));
+    let growth = growth.map(|growth| metric(GROWTH, Unit::Count, growth));
     let system = each("system", density.system_delta_bytes);
     sample_of(std::iter::once(system).chain(parts).chain(growth).collect())
 }

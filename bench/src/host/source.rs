@@ -46,6 +46,12 @@ impl Source {
         self.path(path).exists()
     }
 
+    /// Names of what a directory holds; none where it cannot be read.
+    pub fn entries(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(Path::new(path.trim_start_matches('/')))
     }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::machine::EXIT_CODE_ENTRY;
 use super::port::{self, Port};
-use super::{DISK_DIR, OUT_DIR};
+use super::{DISK_DIR, OUT_DIR, delivery};
 
 /// Where the initramfs holds the order; see `image.rs`, which writes it.
 pub(super) const ORDER_FILE: &str = "/tare/order";
@@ -26,6 +26,9 @@ const MKE2FS: &str = "/usr/sbin/mke2fs";
 const RAM_DISK: &str = "/dev/ram0";
 /// One disk of 768 MiB; it takes memory as it is written to.
 const DISK_PARAMETERS: &CStr = c"rd_nr=1 rd_size=786432";
+
+/// A line on it asks for the order's end.
+const STOP_PORT: &str = "/dev/ttyS1";
 
 const NEW_ROOT: &str = "/newroot";
 
@@ -50,6 +53,7 @@ fn carry_out() -> io::Result<()> {
     mount_new_root()?;
     mount_kernel_file_systems()?;
     load_modules()?;
+    let _for_all_guests = delivery::deliver_once()?;
     raise_loopback()?;
     mount_disk()?;
     let code = run_order()?;
@@ -192,23 +196,26 @@ fn run_order() -> io::Result<i32> {
         .process_group(0)
         .spawn()?;
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        forward(stdout, stderr)?;
+        forward(stdout, stderr, child.id())?;
     }
     let status = child.wait()?;
     Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(125))
 }
 
-/// Passes both streams on until the order and all that it started have closed them.
-fn forward(mut stdout: ChildStdout, mut stderr: ChildStderr) -> io::Result<()> {
+/// Passes both streams on until the order and all that it started have closed them. When the host
+/// asks for it, by the second serial port, the order gets SIGINT: once, for a second ends it at once.
+fn forward(mut stdout: ChildStdout, mut stderr: ChildStderr, order: u32) -> io::Result<()> {
     let mut open = [true, true];
     let mut buffer = [0u8; 4096];
+    let mut stop = fs::File::options().read(true).custom_flags(libc::O_NOCTTY).open(STOP_PORT).ok();
     while open.contains(&true) {
-        let mut polled = Vec::with_capacity(2);
+        let mut polled = Vec::with_capacity(3);
         for (index, fd) in [stdout.as_fd(), stderr.as_fd()].into_iter().enumerate() {
             if open[index] {
                 polled.push(PollFd::new(fd, PollFlags::POLLIN));
             }
         }
+        polled.extend(stop.as_ref().map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
         poll(&mut polled, PollTimeout::NONE)?;
         let ready: Vec<i32> = polled
             .iter()
@@ -216,6 +223,12 @@ fn forward(mut stdout: ChildStdout, mut stderr: ChildStderr) -> io::Result<()> {
             .map(|fd| fd.as_fd().as_raw_fd())
             .collect();
         for fd in ready {
+            if stop.as_ref().is_some_and(|stop| stop.as_raw_fd() == fd) {
+                stop = None;
+                // SAFETY: a signal to a child that has not been waited for; touches no memory.
+                unsafe { libc::kill(order.cast_signed(), libc::SIGINT) };
+                continue;
+            }
             let is_stdout = fd == stdout.as_raw_fd();
             let count =
                 if is_stdout { stdout.read(&mut buffer)? } else { stderr.read(&mut buffer)? };

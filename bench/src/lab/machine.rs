@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -26,6 +27,10 @@ const CONSOLE: &str = "console.log";
 const QEMU_LOG: &str = "qemu.log";
 /// How often the progress line moves.
 const TICK_MS: u16 = 100;
+/// How long the order may take to end in good order, when the user has asked it to.
+const GRACE: Duration = Duration::from_secs(60);
+/// How often it is asked.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How much of a dead lab's console is shown.
 const CONSOLE_TAIL_BYTES: usize = 6000;
 
@@ -58,10 +63,12 @@ impl Machine<'_> {
         fs::create_dir_all(self.out_dir).map_err(Error::io("cannot make", self.out_dir))?;
         let pipe = || io::pipe().map_err(Error::io("cannot make a pipe for", QEMU));
         let ((stdout, stdout_writer), (stderr, stderr_writer)) = (pipe()?, pipe()?);
-        let mut command = self.command(&stdout_writer, &stderr_writer)?;
+        let (stop_heard, stop) =
+            UnixStream::pair().map_err(Error::io("cannot make a socket for", QEMU))?;
+        let mut command = self.command(&stdout_writer, &stderr_writer, &stop_heard)?;
         let mut child = command.spawn().map_err(Error::io("cannot run", QEMU))?;
-        drop((command, stdout_writer, stderr_writer));
-        let status = self.wait(&mut child, stdout, stderr)?;
+        drop((command, stdout_writer, stderr_writer, stop_heard));
+        let status = self.wait(&mut child, stdout, stderr, stop)?;
         let died = |status: String| Error::Died { status, console: self.console_tail() };
         // `isa-debug-exit` with the value 0, or QEMU's own refusal of its command line.
         if status.code() != Some(1) || !self.directory.join(ARCHIVE).exists() {
@@ -71,7 +78,12 @@ impl Machine<'_> {
         code.ok_or_else(|| died("no exit code came out".to_owned()))
     }
 
-    fn command(&self, stdout: &PipeWriter, stderr: &PipeWriter) -> Result<Command, Error> {
+    fn command(
+        &self,
+        stdout: &PipeWriter,
+        stderr: &PipeWriter,
+        stop: &UnixStream,
+    ) -> Result<Command, Error> {
         let log = self.directory.join(QEMU_LOG);
         let log = File::create(&log).map_err(Error::io("cannot create", &log))?;
         let mut command = Command::new(QEMU);
@@ -96,6 +108,9 @@ impl Machine<'_> {
             .args(["-device", &format!("isa-debug-exit,iobase={:#x},iosize=1", port::EXIT)])
             .arg("-serial")
             .arg(path_option("file:", &self.directory.join(CONSOLE)))
+            // The second serial port only ever hears that the order is to end.
+            .args(["-chardev", &format!("socket,id=stop,fd={}", stop.as_raw_fd())])
+            .args(["-serial", "chardev:stop"])
             .args(["-chardev", &format!("file,id=stdout,path=/dev/fd/{}", stdout.as_raw_fd())])
             .args(["-chardev", &format!("file,id=stderr,path=/dev/fd/{}", stderr.as_raw_fd())])
             .arg("-chardev")
@@ -108,7 +123,9 @@ impl Machine<'_> {
         // QEMU warns about every CPU feature that it does not emulate: of interest if it fails.
         // Its own standard output is not this process's: QEMU makes it non-blocking for good.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let pipes = [stdout.as_raw_fd(), stderr.as_raw_fd()];
+        // Ctrl-C on a terminal is for this process: it ends the order first, and then the machine ends.
+        command.process_group(0);
+        let pipes = [stdout.as_raw_fd(), stderr.as_raw_fd(), stop.as_raw_fd()];
         // SAFETY: prctl and fcntl with plain numbers are async-signal-safe and touch no memory.
         unsafe {
             command.pre_exec(move || {
@@ -127,8 +144,11 @@ impl Machine<'_> {
         child: &mut Child,
         stdout: PipeReader,
         stderr: PipeReader,
+        mut stop: UnixStream,
     ) -> Result<ExitStatus, Error> {
         let started = Instant::now();
+        // When the order was asked to end, and when it was last.
+        let mut asked: Option<(Instant, Instant)> = None;
         let spinner = progress::spinner("lab: the emulated host is running");
         let mut streams = [Some(stdout), Some(stderr)];
         while streams.iter().any(Option::is_some) {
@@ -140,8 +160,17 @@ impl Machine<'_> {
                     _ => io::stderr().write_all(&bytes),
                 });
             }
+            if interrupt::requested() {
+                let is_due = asked.is_none_or(|(_, last)| last.elapsed() > ASK_AGAIN);
+                if is_due {
+                    // Lost while the machine still boots; it is asked again then.
+                    let _ = stop.write_all(b"\n");
+                    let now = Instant::now();
+                    asked = Some((asked.map_or(now, |(first, _)| first), now));
+                }
+            }
             let is_late = started.elapsed() > self.lab.timeout;
-            if is_late || interrupt::requested() {
+            if is_late || asked.is_some_and(|(first, _)| first.elapsed() > GRACE) {
                 let _ = child.kill();
                 let _ = child.wait();
                 if !is_late {

@@ -14,6 +14,7 @@
 //! [`Lab::run`] is the host's side; [`inside::main`] is what runs as PID 1 over there.
 
 mod closure;
+mod delivery;
 mod image;
 pub mod inside;
 mod machine;

@@ -15,6 +15,11 @@ pub(super) const BASELINE: &str = "process";
 /// Metric that tells what the marks themselves cost.
 const MARK: &str = "mark_ns";
 
+/// Key of the variant that says how many boxes live at once.
+pub(super) const LIVE: &str = "live";
+/// What each of many boxes adds to the host's used memory.
+pub(super) const EACH: &str = "each_system_bytes";
+
 /// Everything that a report says.
 pub(super) struct Digest<'a> {
     pub(super) results: &'a Results,
@@ -25,8 +30,6 @@ pub(super) struct Digest<'a> {
     pub(super) holds_for: String,
     /// Figures.
     pub(super) tables: Vec<Table>,
-    /// What the figures rest on; too long for a terminal.
-    pub(super) appendix: Vec<Table>,
     pub(super) reproduce: Vec<(String, String)>,
 }
 
@@ -69,7 +72,6 @@ impl<'a> Digest<'a> {
             claims,
             holds_for,
             tables,
-            appendix: facts::appendix(results),
             reproduce: facts::reproduce(results),
         }
     }
@@ -96,6 +98,17 @@ pub(super) fn groups(results: &Results) -> Vec<Group<'_>> {
     groups
 }
 
+/// The backends, in the order of the file.
+pub(super) fn backends(results: &Results) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for cell in &results.cells {
+        if !names.contains(&cell.backend.as_str()) {
+            names.push(&cell.backend);
+        }
+    }
+    names
+}
+
 impl<'a> Group<'a> {
     pub(super) fn is_weighed(&self) -> bool {
         self.cells.iter().any(|cell| cell.samples.iter().any(|sample| sample.memory.is_some()))
@@ -106,7 +119,23 @@ impl<'a> Group<'a> {
         // What is no launch of one box has no edges.
         let mut samples = self.cells.iter().flat_map(|cell| &cell.samples);
         let has_marks = samples.any(|sample| sample.edges_ns.contains_key(&Edge::Init));
-        self.workload == "start" && !self.is_weighed() && has_marks
+        self.workload == "start" && !self.is_weighed() && has_marks && self.live().is_none()
+    }
+
+    /// How many other boxes live while one starts, where that is what tells the group.
+    pub(super) fn live(&self) -> Option<u32> {
+        let cell = self.cells.iter().find(|cell| cell.workload == "start")?;
+        cell.variant.get(LIVE)?.parse().ok()
+    }
+
+    /// Many boxes at once, weighed together.
+    pub(super) fn is_crowd(&self) -> bool {
+        self.metrics().contains(&EACH)
+    }
+
+    /// Starts while others live.
+    pub(super) fn is_growth(&self) -> bool {
+        self.live().is_some() && !self.is_crowd()
     }
 
     pub(super) fn title(&self) -> String {
@@ -124,6 +153,11 @@ impl<'a> Group<'a> {
 
     pub(super) fn baseline(&self) -> Option<&'a Cell> {
         self.measured().find(|cell| cell.backend == BASELINE)
+    }
+
+    /// Whether its workload reported anything.
+    pub(super) fn has_metrics(&self) -> bool {
+        !self.metrics().is_empty()
     }
 
     /// Names of what the workload reported, in its order.
@@ -164,12 +198,22 @@ fn multiple_datum(results: &Results, group: &Group<'_>, cell: &Cell, metric: &st
     if cell.backend == BASELINE {
         return Datum::Baseline;
     }
-    Datum::ratio(multiple(results, group, cell, metric))
+    let base = group.baseline().map(|base| base.id);
+    Datum::ratio(multiple(results, group, cell, metric)).of(cell.id, metric, base)
+}
+
+/// Median time that the virtual CPU spent in `guest` or `vmm`.
+pub(super) fn vm_time(cell: &Cell, name: &str) -> Datum {
+    let times = cell.samples.iter().filter_map(|sample| sample.vm_times_ns.as_ref()?.get(name));
+    let times: Vec<f64> = times.map(|&ns| ns as f64).collect();
+    Datum::figure(median(&times).map(|value| Estimate::new(value, None)), "ns")
 }
 
 fn figure(cell: &Cell, metric: &str) -> Datum {
     match cell.summary(metric) {
-        Some(summary) => Datum::figure(Some(summary.median), &summary.unit),
+        Some(summary) => {
+            Datum::figure(Some(summary.median), &summary.unit).of(cell.id, metric, None)
+        }
         None => Datum::Absent,
     }
 }
@@ -199,7 +243,7 @@ fn over_floor(results: &Results, cell: &Cell) -> Option<Estimate> {
     ratio(&series(cell, &span_name(Edge::Launch, Edge::Exit)), &samples, &mut rng)
 }
 
-fn start_up(results: &Results, group: &Group<'_>) -> Table {
+pub(super) fn start_up(results: &Results, group: &Group<'_>) -> Table {
     let init = span_name(Edge::Launch, Edge::Init);
     let exit = span_name(Edge::Launch, Edge::Exit);
     let has_p99 = group
@@ -259,7 +303,7 @@ pub(super) fn cell_phases(cell: &Cell) -> Vec<(Edge, Edge, Estimate)> {
     edges.windows(2).filter_map(phase).collect()
 }
 
-fn phases(group: &Group<'_>) -> Table {
+pub(super) fn phases(group: &Group<'_>) -> Table {
     let all: Vec<_> = group.measured().map(|cell| (cell, cell_phases(cell))).collect();
     let is_seen =
         |edge: &Edge| all.iter().any(|(_, phases)| phases.iter().any(|(_, to, _)| to == edge));
@@ -267,7 +311,11 @@ fn phases(group: &Group<'_>) -> Table {
     let row = |(cell, phases): &(&Cell, Vec<(Edge, Edge, Estimate)>)| {
         let time = |edge: &Edge| {
             let phase = phases.iter().find(|(_, to, _)| to == edge);
-            Datum::figure(phase.map(|(.., time)| *time), "ns")
+            let datum = Datum::figure(phase.map(|(.., time)| *time), "ns");
+            match phase {
+                Some((from, to, _)) => datum.of(cell.id, &span_name(*from, *to), None),
+                None => datum,
+            }
         };
         std::iter::once(Datum::text(&cell.backend)).chain(edges.iter().map(time)).collect()
     };
@@ -283,12 +331,13 @@ fn phases(group: &Group<'_>) -> Table {
     }
 }
 
-fn memory(results: &Results, group: &Group<'_>) -> Table {
-    const COLUMNS: [(&str, &str); 5] = [
+pub(super) fn memory(results: &Results, group: &Group<'_>) -> Table {
+    const COLUMNS: [(&str, &str); 6] = [
         ("PSS", "memory_pss_bytes"),
         ("private dirty", "memory_private_dirty_bytes"),
         ("guest RAM", "memory_guest_ram_touched_bytes"),
         ("whole system", "memory_system_delta_bytes"),
+        ("kernel's part", "memory_system_kernel_bytes"),
         ("peak RSS", "memory_peak_rss_bytes"),
     ];
     const BOX: &str = "memory_box_bytes";
@@ -305,7 +354,8 @@ fn memory(results: &Results, group: &Group<'_>) -> Table {
         title: memory_title(group),
         caption: "Weighed while the box rests after its work. box: proportional set size of all its host processes \
                   and the guest RAM that was touched. whole system: change of the host's used memory, kernel memory \
-                  included, and whatever else the host did. peak RSS: of the first host process."
+                  included, and whatever else the host did. kernel's part: what of it is neither anonymous memory nor \
+                  files in memory. peak RSS: of the first host process."
             .to_owned(),
         header: header.map(str::to_owned).collect(),
         rows: group.measured().map(row).collect(),
@@ -327,7 +377,24 @@ pub(super) fn metric_title(metric: &str) -> &str {
     suffixes.iter().find_map(|suffix| metric.strip_suffix(suffix)).unwrap_or(metric)
 }
 
-fn metrics(results: &Results, group: &Group<'_>) -> Table {
+/// A number that stands for something and measures nothing.
+fn is_identity(metric: &str) -> bool {
+    metric.ends_with("_id_count")
+}
+
+/// It as hexadecimal digits, or how many there were where instances differ.
+fn identity(cell: &Cell, metric: &str) -> Datum {
+    let mut seen: Vec<u64> = series(cell, metric).into_iter().map(|value| value as u64).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    match seen.as_slice() {
+        [] => Datum::Absent,
+        [only] => Datum::Text(format!("{only:012x}")),
+        several => Datum::Text(format!("{} different", several.len())),
+    }
+}
+
+pub(super) fn metrics(results: &Results, group: &Group<'_>) -> Table {
     let cells: Vec<&Cell> = group.measured().collect();
     let has_baseline = group.baseline().is_some();
     let mut header = vec![String::new()];
@@ -340,9 +407,17 @@ fn metrics(results: &Results, group: &Group<'_>) -> Table {
     let row = |metric: &&str| {
         let mut row = vec![Datum::text(metric_title(metric))];
         for cell in &cells {
-            row.push(figure(cell, metric));
+            row.push(if is_identity(metric) {
+                identity(cell, metric)
+            } else {
+                figure(cell, metric)
+            });
             if has_baseline && cell.backend != BASELINE {
-                row.push(multiple_datum(results, group, cell, metric));
+                row.push(if is_identity(metric) {
+                    Datum::Absent
+                } else {
+                    multiple_datum(results, group, cell, metric)
+                });
             }
         }
         row
@@ -371,7 +446,7 @@ fn metrics(results: &Results, group: &Group<'_>) -> Table {
     }
 }
 
-fn floors(results: &Results) -> Table {
+pub(super) fn floors(results: &Results) -> Table {
     let row = |floor: &crate::results::Floor| {
         let samples: Vec<f64> = floor.samples_ns.iter().map(|&ns| ns as f64).collect();
         let mut rng = Rng::for_purpose(results.seed, &format!("floor {}", floor.name));

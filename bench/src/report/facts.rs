@@ -1,16 +1,13 @@
 //! What the figures rest on: the run, the machine, what failed, and how to do it again.
 
+use super::digest::backends;
 use super::format::{self, Unit};
+use super::spread;
 use super::table::{Datum, Table};
 use crate::results::{Artifact, Cell, Check, Clock, Level, Results, Status};
 
 pub(super) fn title(results: &Results) -> String {
-    let mut backends: Vec<&str> = Vec::new();
-    for cell in &results.cells {
-        if !backends.contains(&cell.backend.as_str()) {
-            backends.push(&cell.backend);
-        }
-    }
+    let backends = backends(results);
     match results.clock {
         Clock::Wall => format!("tare: {}", backends.join(", ")),
         Clock::Virtual => format!("tare: {} (virtual time)", backends.join(", ")),
@@ -56,11 +53,17 @@ pub(super) fn warnings(results: &Results) -> Vec<String> {
             "The run was interrupted: cells have fewer samples than were planned.".to_owned(),
         );
     }
+    warnings.extend(spread::warnings(results));
     let distorting = results.host.checks.iter().filter(|check| check.level == Level::Warn);
     warnings.extend(distorting.map(|check| {
         let remedy =
             check.remedy.as_ref().map(|remedy| format!(" Remedy: {remedy}.")).unwrap_or_default();
-        format!("{}: {}; {}.{remedy}", check.title, check.value, check.distorts)
+        let amount = check
+            .amount
+            .as_ref()
+            .map(|amount| format!(" By how much: {amount}."))
+            .unwrap_or_default();
+        format!("{}: {}; {}.{amount}{remedy}", check.title, check.value, check.distorts)
     }));
     warnings
 }
@@ -135,6 +138,7 @@ pub(super) fn appendix(results: &Results) -> Vec<Table> {
     if !results.artifacts.is_empty() {
         tables.push(artifacts(results));
     }
+    tables.extend(spread::variations(results));
     tables
 }
 
@@ -169,6 +173,7 @@ fn preflight(results: &Results) -> Table {
             Datum::text(&check.value),
             Datum::text(level),
             Datum::text(&check.distorts),
+            Datum::text(check.amount.as_deref().unwrap_or_default()),
             Datum::text(check.remedy.as_deref().unwrap_or_default()),
         ]
     };
@@ -184,7 +189,7 @@ fn preflight(results: &Results) -> Table {
             results.host.cgroup,
             results.host.clocksource
         ),
-        header: ["what", "found", "level", "what it distorts", "remedy"]
+        header: ["what", "found", "level", "what it distorts", "by how much", "remedy"]
             .map(str::to_owned)
             .to_vec(),
         rows: results.host.checks.iter().map(row).collect(),
@@ -234,7 +239,25 @@ pub(super) fn reproduce(results: &Results) -> Vec<(String, String)> {
         ("tare", results.tool.version.clone()),
     ];
     lines.extend(results.tool.commit.clone().map(|commit| ("commit", commit)));
+    lines.extend(again(results).map(|command| ("again", command)));
     lines.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The same round from nothing: the same code, the same order, the same resampling.
+fn again(results: &Results) -> Option<String> {
+    let mut words: Vec<String> = results.tool.command.iter().map(|word| quoted(word)).collect();
+    let program = words.first_mut()?;
+    *program = "target/x86_64-unknown-linux-musl/release/tare".to_owned();
+    if !words.iter().any(|word| word.starts_with("--seed")) {
+        words.push(format!("--seed {}", results.seed));
+    }
+    let checkout = results
+        .tool
+        .commit
+        .as_ref()
+        .map(|commit| format!("git checkout {commit} && "))
+        .unwrap_or_default();
+    Some(format!("{checkout}make kernel && {}", words.join(" ")))
 }
 
 /// A word as a POSIX shell would need it.

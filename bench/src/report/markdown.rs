@@ -2,47 +2,78 @@
 
 use std::fmt::Write;
 
+use super::answer::{Answer, answers, headline, tally, tiles};
 use super::digest::Digest;
 use super::table::{Datum, Table};
 use super::terminal::effect;
-use crate::results::{Results, Verdict};
+use super::{facts, figures};
+use crate::results::{Clock, Results};
 
-/// The report as Markdown.
+/// The report as Markdown, short enough for a comment on a pull request: what each box costs, what
+/// became of the claims, what failed, and how to do it again. The HTML report has the rest.
 pub fn render_markdown(results: &Results) -> String {
     let digest = Digest::new(results);
-    let mut text = format!("# {}\n", escaped(&digest.title));
-    for line in &digest.introduction {
-        let _ = write!(text, "\n{}\n", escaped(line));
+    let mut text = format!("## {}\n", escaped(&digest.title));
+    let _ = write!(text, "\n{}\n", escaped(&headline(results)));
+    if results.clock == Clock::Virtual {
+        text += "\nAll times are virtual time: instructions of an emulated host.\n";
     }
-    for warning in &digest.warnings {
-        let _ = write!(text, "\n> **Note:** {}\n", escaped(warning));
-    }
+    text.extend(figures::table(results).as_ref().map(table));
+    text += &glance(results);
     if !digest.claims.is_empty() {
-        text += "\n## Claims\n\n| Claim | Verdict | Effect | Why |\n|---|---|---|---|\n";
-        text.extend(digest.claims.iter().map(claim));
-        let _ = write!(text, "\nThe verdicts hold for {}.\n", escaped(&digest.holds_for));
+        let _ = write!(text, "\n{}\n", escaped(&tally(&digest.claims)));
+        text += "\n| Verdict | Claim | Found | Effect |\n|---|---|---|---|\n";
+        text.extend(answers(&digest.claims).iter().map(claim));
     }
-    for section in &digest.tables {
-        text += &table(section);
+    text.extend(facts::failures(results).as_ref().map(table));
+    if !digest.warnings.is_empty() {
+        text += "\n<details><summary>What distorts these figures</summary>\n\n";
+        text.extend(digest.warnings.iter().map(|warning| format!("- {}\n", escaped(warning))));
+        text += "\n</details>\n";
     }
-    text += "\n## Reproduce\n\n";
+    text += "\n<details><summary>Where and how</summary>\n\n";
+    text.extend(digest.introduction.iter().map(|line| format!("{}\n\n", escaped(line))));
     for (name, value) in &digest.reproduce {
         let _ = writeln!(text, "- {}: {}", escaped(name), code(value));
+    }
+    text += "\n</details>\n";
+    text
+}
+
+/// A row for each backend; nothing where no plain start was measured.
+fn glance(results: &Results) -> String {
+    let tiles = tiles(results);
+    if tiles.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        "\n| | Start-up, launch → init | × process | Memory, idle |\n|---|---:|---:|---:|\n"
+            .to_owned();
+    for tile in tiles {
+        let multiple = tile.multiple.as_ref().map_or_else(|| "1 ×".to_owned(), cell);
+        let memory = tile.memory.as_ref().map_or_else(|| "–".to_owned(), cell);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {multiple} | {memory} |",
+            escaped(&tile.backend),
+            cell(&tile.start_up)
+        );
     }
     text
 }
 
-fn claim(verdict: &Verdict) -> String {
+fn claim(answer: &Answer<'_>) -> String {
     format!(
-        "| {} | **{}** | {} | {} |\n",
-        escaped(&verdict.statement),
-        verdict.outcome.name(),
-        escaped(&effect(verdict).unwrap_or_default()),
-        escaped(&verdict.why)
+        "| {} **{}** | {} | {} | {} |\n",
+        answer.symbol,
+        answer.verdict.outcome.name(),
+        escaped(&answer.verdict.statement),
+        escaped(&answer.words),
+        escaped(&effect(answer.verdict).unwrap_or_default())
     )
 }
 
-fn table(table: &Table) -> String {
+pub(super) fn table(table: &Table) -> String {
     let mut text = format!("\n## {}\n\n", escaped(&table.title));
     if !table.caption.is_empty() {
         let _ = write!(text, "{}\n\n", escaped(&table.caption));
@@ -66,7 +97,7 @@ fn cell(datum: &Datum) -> String {
 }
 
 /// Everything that Markdown or the HTML in it would take for markup.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -53,6 +53,15 @@ impl Axis {
             svg.text("tick", (x, bottom + 15.0), Anchor::Middle, label(tick, unit));
         }
     }
+
+    /// The same for an axis that goes upwards: grid lines across, labels to their left.
+    pub(super) fn draw_across(&self, svg: &mut Svg, unit: Unit<'_>, (left, right): (f64, f64)) {
+        for tick in self.ticks(unit) {
+            let y = self.at(tick);
+            svg.line("grid", (left, y), (right, y));
+            svg.text("tick", (left - 8.0, y + 4.0), Anchor::End, label(tick, unit));
+        }
+    }
 }
 
 /// A tick's label, without digits that say nothing.

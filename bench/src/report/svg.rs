@@ -84,13 +84,13 @@ impl Svg {
         );
     }
 
-    /// The whole drawing; `title` is its text alternative.
-    pub(super) fn finish(self, title: &str) -> String {
+    /// The whole drawing; `title` and `description` are its text alternative.
+    pub(super) fn finish(self, title: &str, description: &str) -> String {
+        let (width, height) = (self.width, self.height);
+        let (title, description) = (escaped(title), escaped(description));
+        // A screen reader reads the label and none of the numbers on the axes.
         format!(
-            r#"<svg role="img" viewBox="0 0 {:.0} {:.0}" xmlns="http://www.w3.org/2000/svg"><title>{}</title>{}</svg>"#,
-            self.width,
-            self.height,
-            escaped(title),
+            r#"<svg role="img" aria-label="{title}. {description}" viewBox="0 0 {width:.0} {height:.0}" xmlns="http://www.w3.org/2000/svg"><title>{title}</title><desc>{description}</desc>{}</svg>"#,
             self.text
         )
     }
@@ -124,8 +124,8 @@ mod tests {
         svg.text("a", (1.0, 2.0), Anchor::Middle, evil);
         svg.rect("b", Rect { x: 0.0, y: 0.0, width: 1.0, height: 1.0 }, evil);
         svg.path("c", &[(0.0, 0.0), (1.0, 1.0)], evil);
-        let text = svg.finish(evil);
+        let text = svg.finish(evil, evil);
         assert!(!text.contains("<script") && !text.contains('\u{1}'), "{text}");
-        assert_eq!(text.matches("&lt;script&gt;").count(), 4);
+        assert_eq!(text.matches("&lt;script&gt;").count(), 7);
     }
 }

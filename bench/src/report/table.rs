@@ -42,6 +42,18 @@ pub(super) enum Datum {
     Ratio(Estimate),
     /// The baseline itself.
     Baseline,
+    /// A figure or multiple, with the samples that it can be computed from.
+    Traced(Box<Datum>, Origin),
+}
+
+/// What a figure is computed from: the median over a cell's samples, or how many times that of
+/// another cell it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Origin {
+    pub(super) cell: u32,
+    pub(super) metric: String,
+    /// The other cell.
+    pub(super) base: Option<u32>,
 }
 
 /// Unit of a figure, by its name in the results file.
@@ -60,6 +72,24 @@ impl Datum {
         estimate.map_or(Datum::Absent, Datum::Ratio)
     }
 
+    /// Names the samples that it comes from.
+    pub(super) fn of(self, cell: u32, metric: &str, base: Option<u32>) -> Datum {
+        match self {
+            Datum::Figure(..) | Datum::Ratio(_) => {
+                Datum::Traced(Box::new(self), Origin { cell, metric: metric.to_owned(), base })
+            }
+            other => other,
+        }
+    }
+
+    /// The samples that it comes from, where they are named.
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        match self {
+            Datum::Traced(_, origin) => Some(origin),
+            _ => None,
+        }
+    }
+
     /// Whether it is aligned to the right.
     pub(super) fn is_number(&self) -> bool {
         !matches!(self, Datum::Text(_))
@@ -74,6 +104,7 @@ impl Datum {
             Datum::Figure(estimate, unit) => format::value(estimate.value, Unit::parse(unit)),
             Datum::Ratio(estimate) => format::value(estimate.value, Unit::Ratio),
             Datum::Baseline => "1 ×".to_owned(),
+            Datum::Traced(datum, _) => datum.main(),
         }
     }
 
@@ -82,6 +113,7 @@ impl Datum {
         match self {
             Datum::Figure(estimate, unit) => format::ends(estimate, Unit::parse(unit)),
             Datum::Ratio(estimate) => format::ends(estimate, Unit::Other("")),
+            Datum::Traced(datum, _) => datum.ends(),
             Datum::Absent | Datum::Text(_) | Datum::Count(_) | Datum::Baseline => None,
         }
     }
@@ -93,6 +125,7 @@ impl Datum {
                 Some(margin) => format!("{} {margin}", self.main()),
                 None => self.main(),
             },
+            Datum::Traced(datum, _) => datum.short(),
             _ => self.main(),
         }
     }

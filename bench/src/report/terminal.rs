@@ -65,8 +65,16 @@ fn claim(text: &mut String, verdict: &Verdict) {
     *text += &wrapped(&verdict.why, &indent, &indent);
 }
 
-/// `microVM ÷ container 3.1 × [2.9–3.4], threshold 1.05 ×`.
-pub(super) fn effect(verdict: &Verdict) -> Option<String> {
+/// The effect behind a verdict, its parts as they are shown.
+pub(super) struct Shown {
+    pub(super) name: String,
+    pub(super) value: String,
+    /// What the ends are, and the ends; empty where there are none.
+    pub(super) ends: String,
+    pub(super) threshold: String,
+}
+
+pub(super) fn shown(verdict: &Verdict) -> Option<Shown> {
     let (name, unit) = verdict.effect_name.as_deref()?.rsplit_once(", ")?;
     let unit = if unit == "×" { Unit::Ratio } else { Unit::parse(unit) };
     let estimate = verdict.effect.as_ref()?;
@@ -74,10 +82,19 @@ pub(super) fn effect(verdict: &Verdict) -> Option<String> {
         Some(Ends::Range) => "range of all samples ",
         Some(Ends::Bootstrap95) | None => "",
     };
-    let ends =
-        format::ends(estimate, unit).map(|ends| format!(" [{kind}{ends}]")).unwrap_or_default();
-    let threshold = verdict.threshold.split(':').next().unwrap_or_default();
-    Some(format!("{name}: {}{ends}; threshold {threshold}", format::value(estimate.value, unit)))
+    Some(Shown {
+        name: name.to_owned(),
+        value: format::value(estimate.value, unit),
+        ends: format::ends(estimate, unit).map(|ends| format!("{kind}{ends}")).unwrap_or_default(),
+        threshold: verdict.threshold.split(':').next().unwrap_or_default().to_owned(),
+    })
+}
+
+/// `microVM ÷ container: 3.1 × [2.9–3.4 ×]; threshold 1.05 ×`.
+pub(super) fn effect(verdict: &Verdict) -> Option<String> {
+    let Shown { name, value, ends, threshold } = shown(verdict)?;
+    let ends = if ends.is_empty() { ends } else { format!(" [{ends}]") };
+    Some(format!("{name}: {value}{ends}; threshold {threshold}"))
 }
 
 fn heading(text: &mut String, title: &str) {
@@ -86,7 +103,7 @@ fn heading(text: &mut String, title: &str) {
     let _ = write!(text, "\n{title}\n{rule}\n");
 }
 
-fn table(text: &mut String, table: &Table) {
+pub(super) fn table(text: &mut String, table: &Table) {
     heading(text, &table.title);
     if !table.caption.is_empty() {
         *text += &wrapped(&table.caption, "", "");
@@ -139,7 +156,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn wrapped(text: &str, first: &str, rest: &str) -> String {
+pub(super) fn wrapped(text: &str, first: &str, rest: &str) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();
     let mut is_fresh = true;

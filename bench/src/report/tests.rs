@@ -75,9 +75,38 @@ fn test_html_carries_the_results_themselves() {
 }
 
 #[test]
+fn test_html_has_landmarks_headings_and_words_for_every_picture() {
+    let html = page(&synthetic(Clock::Wall));
+    for landmark in ["<header>", "<nav aria-label=", "<main>", "<html lang=\"en\">", "<h1>"] {
+        assert_eq!(html.matches(landmark).count(), 1, "{landmark}");
+    }
+    let count = |text: &str| html.matches(text).count();
+    assert_eq!(count("<svg "), count("<svg role=\"img\" aria-label=\""));
+    assert_eq!(count("<svg "), count("<desc>"));
+    assert_eq!(count("<table"), count("<caption>"));
+    assert!(count("<svg ") >= 6 && count("<th scope=\"col\"") > count("<table") * 2);
+    assert_eq!(count("<th>"), 0, "every heading of a table says what it heads");
+    // Every link of the page leads to something in it.
+    for piece in html.split("href=\"#").skip(1) {
+        let id = piece.split('"').next().unwrap();
+        assert_eq!(count(&format!(" id=\"{id}\"")), 1, "{id}");
+    }
+}
+
+#[test]
+fn test_html_names_the_command_for_what_was_not_measured() {
+    let results = synthetic(Clock::Wall);
+    let html = page(&results);
+    assert!(html.contains("What this run did not measure"));
+    assert!(html.contains("--on process,container,microvm,qemu --workload stream,roundtrip"));
+    assert!(!html.contains("<h2 id=\"talk-title\">"));
+    assert!(html.contains("<h2 id=\"files-title\">"));
+}
+
+#[test]
 fn test_html_needs_nothing_from_outside() {
     let html = page(&synthetic(Clock::Wall)).replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
-    for reference in ["http:", "https:", "src=", "<link", "@import", "url("] {
+    for reference in ["http:", "https:", "src=", "<link", "@import", "url(", "<iframe", "fetch("] {
         assert!(!html.contains(reference), "{reference}");
     }
 }
@@ -100,8 +129,9 @@ fn test_text_of_the_file_is_escaped_in_every_report() {
 #[test]
 fn test_virtual_time_is_named_wherever_a_time_is_shown() {
     let results = synthetic(Clock::Virtual);
-    for text in [render_table(&results), render_markdown(&results), page(&results)] {
-        assert!(text.to_lowercase().matches("virtual time").count() >= 8);
+    let texts = [(render_table(&results), 8), (render_markdown(&results), 4), (page(&results), 8)];
+    for (text, least) in texts {
+        assert!(text.to_lowercase().matches("virtual time").count() >= least);
         assert!(!text.contains("CLOCK_MONOTONIC") && !text.contains("monotonic clock"));
     }
     for text in [render_table, render_markdown].map(|render| render(&synthetic(Clock::Wall))) {

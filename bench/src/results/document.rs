@@ -96,7 +96,7 @@ pub enum Clock {
 }
 
 /// How replicates followed each other.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Blocks that were run first and recorded as warm-ups.
     pub warmup_blocks: u32,
@@ -104,6 +104,33 @@ pub struct Schedule {
     pub gap_ns: u64,
     /// A replicate that took longer was killed and counted as failed.
     pub timeout_ns: u64,
+    /// Where the run chose its number of replicates itself: by what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+}
+
+/// The rule by which a run chose its number of replicates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Every median's interval was to lie within so many percent of it.
+    pub precision_percent: f64,
+    /// The time that it had for that.
+    pub budget_ns: u64,
+    /// What ended it.
+    pub reason: StopReason,
+}
+
+/// What ended a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Every replicate that was allowed had been run.
+    #[default]
+    Replicates,
+    /// Every median was precise enough.
+    Precision,
+    /// The time was over.
+    Budget,
 }
 
 /// One of the things that were measured or that the measurement rests on.

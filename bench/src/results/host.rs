@@ -37,6 +37,9 @@ pub struct Check {
     /// What it does to results, in plain words; empty where nothing.
     #[serde(default)]
     pub distorts: String,
+    /// By how much, and who says so; absent where nobody has measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<String>,
     /// What the user can do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,

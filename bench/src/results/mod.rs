@@ -31,6 +31,7 @@ mod figure;
 mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod headline;
 mod host;
 mod sample;
 #[cfg(test)]
@@ -42,10 +43,13 @@ mod verdict;
 
 pub use cell::{Cell, Failure, Status};
 pub use check::Inconsistency;
-pub use document::{Artifact, Clock, Floor, Results, SCHEMA, SCHEMA_VERSION, Schedule, Tool};
+pub use document::{
+    Artifact, Clock, Floor, Results, SCHEMA, SCHEMA_VERSION, Schedule, Stop, StopReason, Tool,
+};
 pub use figure::{Figure, Standing, Suite, Yardstick};
 pub use file::{Error, FILE_MAX_BYTES};
 pub use host::{Check, HostFacts, Level};
-pub use sample::{Better, Edge, MemoryUsage, MetricSamples, Sample};
+pub use sample::{Better, Edge, Limit, MemoryUsage, MetricSamples, Sample};
+pub(crate) use summary::memory_metrics;
 pub use summary::{Estimate, Summary, better, series, span_name};
 pub use verdict::{Ends, Outcome, Verdict};

@@ -80,6 +80,20 @@ pub struct Sample {
     /// and `vmm` (between an exit and the next entry).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_times_ns: Option<BTreeMap<String, u64>>,
+    /// What ended the growth of a crowd, where the sample is of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+}
+
+/// Why no more boxes were launched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// `memory`, `processes`, `descriptors`, `files` or `cgroup` of the host, but for a margin that is
+    /// left to it; `launch` where a box could not be launched any more; `asked` where no more were
+    /// asked for.
+    pub cause: String,
+    /// What was found.
+    pub why: String,
 }
 
 /// Values of one metric within one instance.
@@ -137,4 +151,12 @@ pub struct MemoryUsage {
     /// and so is whatever else happened on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_delta_bytes: Option<i64>,
+    /// The part of that change which is neither anonymous memory nor files in memory: what the
+    /// kernel holds for the box, in accounts or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_kernel_bytes: Option<i64>,
+    /// Change of the page cache since before `launch`, which is not in the change of used memory:
+    /// the kernel can have it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_page_cache_bytes: Option<i64>,
 }

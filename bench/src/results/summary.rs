@@ -69,7 +69,7 @@ enum Derived {
 
 type Reading = fn(&Sample) -> Option<f64>;
 
-const MEMORY: [(&str, Reading); 7] = [
+const MEMORY: [(&str, Reading); 9] = [
     ("memory_box_bytes", |sample| {
         let memory = sample.memory.as_ref()?;
         Some(memory.pss_bytes.saturating_add(memory.guest_ram_touched_bytes.unwrap_or(0)) as f64)
@@ -84,6 +84,12 @@ const MEMORY: [(&str, Reading); 7] = [
     }),
     ("memory_system_delta_bytes", |sample| {
         Some(sample.memory.as_ref()?.system_delta_bytes? as f64)
+    }),
+    ("memory_system_kernel_bytes", |sample| {
+        Some(sample.memory.as_ref()?.system_kernel_bytes? as f64)
+    }),
+    ("memory_system_page_cache_bytes", |sample| {
+        Some(sample.memory.as_ref()?.system_page_cache_bytes? as f64)
     }),
     ("memory_peak_rss_bytes", |sample| Some(sample.peak_rss_bytes? as f64)),
 ];
@@ -107,6 +113,11 @@ impl Derived {
             Derived::Memory(read) => read(sample),
         }
     }
+}
+
+/// What weighing a sample's box gave, by the names of the metrics.
+pub(crate) fn memory_metrics(sample: &Sample) -> impl Iterator<Item = (&'static str, f64)> {
+    MEMORY.into_iter().filter_map(|(name, read)| Some((name, read(sample)?)))
 }
 
 /// One value of the metric for each of the cell's samples that shows it, in order.

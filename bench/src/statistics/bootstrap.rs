@@ -79,6 +79,22 @@ pub fn ratio_interval(numerator: &[f64], denominator: &[f64], rng: &mut Rng) -> 
     middle(ratios.collect())
 }
 
+/// The 95 % interval of `median(first) - median(second)`, each resampled on its own; `None` where
+/// either has fewer than [`MEDIAN_INTERVAL_MIN`] samples.
+pub fn difference_interval(first: &[f64], second: &[f64], rng: &mut Rng) -> Option<Interval> {
+    let (first, second) = (sorted(first), sorted(second));
+    if first.len().min(second.len()) < MEDIAN_INTERVAL_MIN {
+        return None;
+    }
+    let (mut first, mut second) = (Resample::new(&first), Resample::new(&second));
+    let differences = (0..RESAMPLES).map(|_| {
+        first.draw(rng);
+        second.draw(rng);
+        first.quantile(0.5) - second.quantile(0.5)
+    });
+    middle(differences.collect())
+}
+
 /// The geometric mean, over several metrics, of `median(numerator) / median(denominator)`, with
 /// its 95 % interval where there are [`MEDIAN_INTERVAL_MIN`] samples on both sides.
 ///
@@ -230,6 +246,15 @@ mod tests {
     fn test_ratio_interval_to_zero_returns_none() {
         assert_eq!(ratio_interval(&[1.0; 9], &[0.0; 9], &mut Rng::new(1)), None);
         assert_eq!(ratio_interval(&[1.0; 9], &[1.0; 5], &mut Rng::new(1)), None);
+    }
+
+    #[test]
+    fn test_difference_interval_of_moved_sample_holds_the_move() {
+        let base: Vec<f64> = (0..40).map(|i| 100.0 + f64::from(i * 7 % 13)).collect();
+        let moved: Vec<f64> = base.iter().map(|value| value + 20.0).collect();
+        let interval = difference_interval(&moved, &base, &mut Rng::new(2)).unwrap();
+        assert!(interval.contains(20.0) && interval.high - interval.low < 12.0, "{interval:?}");
+        assert_eq!(difference_interval(&base, &[1.0; 5], &mut Rng::new(1)), None);
     }
 
     #[test]

@@ -54,6 +54,44 @@ fn median_by_selection(samples: &[f64], scratch: &mut Vec<f64>) -> f64 {
     lower * 0.5 + upper * 0.5
 }
 
+/// p of the two-sided permutation test that neither sample prevails over the other, by the absolute
+/// value of their [`cliffs_delta`]; `None` where either has fewer than two samples.
+///
+/// It is the test of Wilcoxon, Mann and Whitney with labels drawn at random, so that ties are in their
+/// right. The difference of two medians can take few values when samples are few: at eight and eight
+/// a complete separation has p of 0.004 by medians and 0.0002 by this, which alone survives the
+/// correction for a hundred comparisons.
+pub fn rank_permutation_test(first: &[f64], second: &[f64], rng: &mut Rng) -> Option<f64> {
+    if first.len().min(second.len()) < 2 {
+        return None;
+    }
+    let mut ranks = mid_ranks(first, second);
+    let expected = (ranks.iter().sum::<f64>() / ranks.len() as f64) * first.len() as f64;
+    let distance = |ranks: &[f64]| (ranks[..first.len()].iter().sum::<f64>() - expected).abs();
+    // Sums of halves are exact; the expected sum may not be.
+    let threshold = distance(&ranks) - 1e-6;
+    let mut as_extreme = 1_usize;
+    for _ in 0..PERMUTATIONS {
+        for index in 0..first.len() {
+            let chosen = index + rng.below(ranks.len() - index);
+            ranks.swap(index, chosen);
+        }
+        as_extreme += usize::from(distance(&ranks) >= threshold);
+    }
+    Some(as_extreme as f64 / (PERMUTATIONS + 1) as f64)
+}
+
+/// The rank of each of both samples among all, the first sample's first; equals share their mean.
+fn mid_ranks(first: &[f64], second: &[f64]) -> Vec<f64> {
+    let all = sorted(&[first, second].concat());
+    let rank = |value: &f64| {
+        let below = all.partition_point(|other| other < value);
+        let not_above = all.partition_point(|other| other <= value);
+        (below + not_above + 1) as f64 / 2.0
+    };
+    first.iter().chain(second).map(rank).collect()
+}
+
 /// Cliff's delta: how much more often a sample of `first` is above one of `second` than below.
 ///
 /// 1 where every one is above, −1 where every one is below, 0 where neither prevails; `None` where
@@ -122,6 +160,17 @@ mod tests {
         // one does: {1, 2, 3} and {1, 2, 10} as the first group or as the second.
         let p = permutation_test(&[1.0, 2.0, 3.0], &[10.0, 11.0, 12.0], &mut Rng::new(5)).unwrap();
         assert!((p - 0.2).abs() < 0.015, "{p}");
+    }
+
+    #[test]
+    fn test_rank_permutation_test_agrees_with_enumeration() {
+        // Of the 70 ways to split eight ranks in fours, 2 are as uneven as this one.
+        let (low, high) = ([1.0, 2.0, 3.0, 4.0], [10.0, 11.0, 12.0, 13.0]);
+        let p = rank_permutation_test(&low, &high, &mut Rng::new(5)).unwrap();
+        assert!((p - 2.0 / 70.0).abs() < 0.006, "{p}");
+        assert_eq!(rank_permutation_test(&[5.0; 9], &[5.0; 9], &mut Rng::new(1)), Some(1.0));
+        assert_eq!(rank_permutation_test(&[1.0], &high, &mut Rng::new(1)), None);
+        assert_eq!(mid_ranks(&[3.0, 1.0], &[3.0, 9.0]), [2.5, 1.0, 2.5, 4.0]);
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! nothing here assumes a distribution and nothing is trimmed:
 //!
 //! - Location is the [`median`]; spread is shown by all samples, as an [`ecdf`].
-//! - Uncertainty is a percentile bootstrap ([`median_interval`], [`ratio_interval`], [`mean_ratio`]); that of a
+//! - Uncertainty is a percentile bootstrap ([`median_interval`], [`ratio_interval`],
+//!   [`difference_interval`], [`mean_ratio`]); that of a
 //!   99th percentile, where the bootstrap fails, lies between order statistics ([`p99`]).
-//! - A difference is a [`permutation_test`] with an effect size, [`cliffs_delta`]; several of them
-//!   in one report are corrected by [`holm`].
+//! - A difference is a [`permutation_test`] or, by ranks, a [`rank_permutation_test`], with an effect size, [`cliffs_delta`] or
+//!   [`hodges_lehmann`]; several of them in one report are corrected by [`holm`].
+//! - Whether samples are of one distribution at all is asked of their order, [`drift`]; where they vary
+//!   of their instances, [`variation`]; how many are enough of their margin, [`margin_percent`].
 //! - What too few samples cannot tell is `None`: below [`MEDIAN_INTERVAL_MIN`] samples no 95 %
 //!   interval of a median exists, below [`P99_MIN`] none of a 99th percentile.
 //! - Everything random is drawn from an [`Rng`] whose seed is recorded, so that a report's
@@ -29,14 +32,23 @@ mod bootstrap;
 #[cfg(test)]
 mod calibration;
 mod compare;
+mod drift;
+mod precision;
 mod quantile;
 mod rng;
+mod shift;
 mod tail;
+mod variance;
 
 pub use bootstrap::{
-    Interval, MEDIAN_INTERVAL_MIN, RESAMPLES, mean_ratio, median_interval, ratio_interval,
+    Interval, MEDIAN_INTERVAL_MIN, RESAMPLES, difference_interval, mean_ratio, median_interval,
+    ratio_interval,
 };
-pub use compare::{PERMUTATIONS, cliffs_delta, holm, permutation_test};
+pub use compare::{PERMUTATIONS, cliffs_delta, holm, permutation_test, rank_permutation_test};
+pub use drift::{DRIFT_MIN, Drift, drift};
+pub use precision::{FIRST_LOOK, margin_percent, next_look};
 pub use quantile::{ecdf, median, quantile};
 pub use rng::Rng;
+pub use shift::hodges_lehmann;
 pub use tail::{P99_MIN, p99};
+pub use variance::{Variation, variation};

@@ -5,7 +5,7 @@ use tare_container::Limits as BoxLimits;
 
 use super::{Limits, Reference, Suite, Target};
 use crate::backend::Wiring;
-use crate::harness::Act;
+use crate::harness::{Act, Lifecycle};
 use crate::recipe::Recipe;
 
 const MS: f64 = 1e6;
@@ -13,23 +13,26 @@ const MS: f64 = 1e6;
 const KB: f64 = 1e3;
 
 /// Between what is to know nothing of each other.
-const REST_MS: u64 = 60;
+const REST_MS: u32 = 60;
 
 /// One start after the other, each with a fresh network namespace with lo, when what others left
 /// has been taken apart.
 const LOOPBACK: Recipe = Recipe {
-    variant: &[("burst", "10"), ("network", "loopback")],
+    variant: &[("series", "10"), ("network", "loopback")],
     wiring: Wiring::Loopback,
-    act: Act::Burst(10),
+    act: Act::Series(10),
     gap_ms: Some(REST_MS),
     ..Recipe::plain("start")
 };
 /// What one user sees who starts a box now and then.
-const ISOLATED: Recipe =
-    Recipe { variant: &[("gap", "60ms"), ("network", "loopback")], act: Act::Launch, ..LOOPBACK };
+const ISOLATED: Recipe = Recipe {
+    variant: &[("gap", "60ms"), ("network", "loopback")],
+    act: Act::Lifecycle(Lifecycle::Isolated(REST_MS)),
+    ..LOOPBACK
+};
 /// In a cgroup that limits it.
 const LIMITED: Recipe = Recipe {
-    variant: &[("burst", "10"), ("limits", "memory,pids"), ("network", "loopback")],
+    variant: &[("series", "10"), ("limits", "memory,pids"), ("network", "loopback")],
     limits: BoxLimits {
         memory_bytes: Some(256 << 20),
         pids: Some(64),
@@ -40,7 +43,7 @@ const LIMITED: Recipe = Recipe {
 };
 /// On a bridge, in a network namespace that is ready.
 const POOLED: Recipe = Recipe {
-    variant: &[("burst", "10"), ("network", "bridge:pooled")],
+    variant: &[("series", "10"), ("network", "bridge:pooled")],
     wiring: Wiring::Pooled,
     ..LOOPBACK
 };
@@ -70,7 +73,7 @@ const FLOOR: Option<Reference> = Some(Reference::same_in("namespaces"));
 const LOOPBACK_ALONE: Option<Reference> =
     Some(Reference { backend: "container", recipe: Some(&LOOPBACK) });
 
-/// Of bursts: launch → init, and launch → exit.
+/// Of series: launch → init, and launch → exit.
 const START_NS: &str = "start_ns";
 const RUN_NS: &str = "run_ns";
 

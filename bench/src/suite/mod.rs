@@ -152,8 +152,9 @@ impl Suite {
         let mut wanted: Vec<(&str, &Recipe)> = Vec::new();
         for target in self.chosen(only) {
             // A process has no kernel of its own, and nothing of it is saved.
-            let has_baseline = matches!(target.recipe.act, Act::Launch | Act::Burst(_))
-                && target.recipe.kernel.is_none();
+            let has_baseline =
+                matches!(target.recipe.act, Act::Launch | Act::Series(_) | Act::Lifecycle(_))
+                    && target.recipe.kernel.is_none();
             let referred = target
                 .reference
                 .map(|reference| (reference.backend, reference.recipe.unwrap_or(target.recipe)));

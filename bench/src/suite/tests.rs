@@ -59,8 +59,8 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
             let growth = ("last_start_to_first", "count", 1.0);
             return of_act(&[("each_system_bytes", "bytes", 1e6), growth]);
         }
-        Act::Burst(_) => return of_act(&[("start_ns", "ns", 1e6), ("run_ns", "ns", 2e6)]),
-        Act::Launch => {}
+        Act::Series(_) => return of_act(&[("start_ns", "ns", 1e6), ("run_ns", "ns", 2e6)]),
+        Act::Launch | Act::Lifecycle(_) => {}
     }
     let edges = [
         (Edge::Launch, 0),
@@ -94,6 +94,7 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
             rss_bytes: 3_000_000 * scale,
             guest_ram_touched_bytes: Some(20 << 20),
             system_delta_bytes: Some(24 << 20),
+            ..MemoryUsage::default()
         }),
         ..Sample::default()
     }

@@ -17,7 +17,8 @@ use tare_workload::{FrameKind, INPUT_WINDOW_BYTES, WindowSize, frame_header};
 use crate::backend::Instance;
 use crate::harness::Attendant;
 use crate::interrupt::Signals;
-use raw::{RawMode, window_size};
+pub(crate) use raw::RawMode;
+use raw::window_size;
 use sink::Sink;
 
 /// Input read at once: half a window, so that the next is on its way while one is taken.

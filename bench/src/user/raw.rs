@@ -10,14 +10,14 @@ use tare_workload::WindowSize;
 /// While it lives, the terminal is in raw mode. It ends with every return, with a panic, and with
 /// the signals that others end a program by, which are the command's meanwhile.
 #[derive(Debug)]
-pub(super) struct RawMode<'a> {
+pub(crate) struct RawMode<'a> {
     terminal: BorrowedFd<'a>,
     before: Termios,
 }
 
 impl<'a> RawMode<'a> {
     /// Begins it.
-    pub(super) fn begin(terminal: BorrowedFd<'a>) -> io::Result<RawMode<'a>> {
+    pub(crate) fn begin(terminal: BorrowedFd<'a>) -> io::Result<RawMode<'a>> {
         let before = tcgetattr(terminal)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);

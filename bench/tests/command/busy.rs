@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use tare::backend::{Assignment, Output};
 use tare::kit::{GuestDisks, Kit};
 use tare_vmm::{
-    BlockConfig, BlockEngine, Capture, Config, Edge, End, NetConfig, Observer, Prepared, Snapshot,
-    Stopper, Streams, TapSource, Vmm, VsockConfig, open_tap,
+    BlockConfig, BlockEngine, Capture, Config, Edge, End, NetBackend, NetConfig, Observer,
+    Prepared, Snapshot, Stopper, Streams, TapSource, Vmm, VsockConfig, open_tap,
 };
 use tare_workload::{
     CONVERSATION_PORT, Channel, Decoder, Event, FrameKind, Job, Line, Network, frame_header,
@@ -71,7 +71,7 @@ fn inside_the_lab_io_uring_and_network_are_saved() {
     let kit = kit();
     a_disk_s_data_goes_on(&kit, BlockEngine::IoUring);
     println!("io_uring is well");
-    a_network_s_data_goes_on(&kit);
+    a_network_s_data_goes_on(&kit, NetBackend::User);
 }
 
 /// A guest that does nothing for so long hangs.
@@ -318,12 +318,14 @@ fn echo(listener: TcpListener, stopper: Arc<OnceLock<Stopper>>) {
     }
 }
 
-fn a_network_s_data_goes_on(kit: &Kit) {
+fn a_network_s_data_goes_on(kit: &Kit, backend: NetBackend) {
     let tap = open_tap("tare-test").unwrap();
     tare_container::raise_interface("tare-test", HOST.into(), 30).unwrap();
+    // Who answers the guest before stays where it is.
+    let port = PORT + backend as u16;
     let script = format!(
         "for i in 1 2 3 4 5 6; do head -c {ROUND_BYTES} /dev/urandom >/tmp/x; \
-         until [ \"$(nc {host} {PORT} </tmp/x | sha256sum)\" = \"$(sha256sum </tmp/x)\" ]; \
+         until [ \"$(nc {host} {port} </tmp/x | sha256sum)\" = \"$(sha256sum </tmp/x)\" ]; \
          do echo again; done; echo round $i; done; echo all well",
         host = Ipv4Addr::from(HOST)
     );
@@ -337,11 +339,11 @@ fn a_network_s_data_goes_on(kit: &Kit) {
         gateway: None,
     });
     let (mut config, _disks) = machine(kit, job, None);
-    config.nets = vec![NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), mac: MAC }];
+    config.nets = vec![NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), backend, mac: MAC }];
     let directory = kit.new_scratch_dir().unwrap();
     let prepared = Prepared::new(&config).unwrap();
     let ear = Ear::new(None);
-    let listener = TcpListener::bind((Ipv4Addr::from(HOST), PORT)).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::from(HOST), port)).unwrap();
     let stopper = Arc::clone(&ear.stopper);
     // It ends with the test: a guest that it fails hangs, which is noticed.
     thread::spawn(move || echo(listener, stopper));

@@ -13,7 +13,9 @@ fn test_help_names_every_command_and_its_exit_codes() {
     for word in [
         "doctor",
         "compare",
+        "compare-results",
         "bench",
+        "calibrate",
         "launch",
         "report",
         "lab",
@@ -28,9 +30,17 @@ fn test_help_names_every_command_and_its_exit_codes() {
 
 #[test]
 fn test_every_command_s_help_has_an_example() {
-    for command in
-        ["doctor", "compare", "bench", "launch", "report", "lab", "snapshot", "completions"]
-    {
+    for command in [
+        "doctor",
+        "compare",
+        "compare-results",
+        "bench",
+        "launch",
+        "report",
+        "lab",
+        "snapshot",
+        "completions",
+    ] {
         let shown = output(tare().args([command, "--help"]));
         let help = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(help.contains("Example"), "{command}:\n{help}");

@@ -22,7 +22,8 @@ use tare_container::{
 };
 use tare_vmm::{
     BalloonConfig, BalloonControl, BlockConfig, BlockEngine, Config, ConsoleConfig, ConsoleControl,
-    Edge, End, NetConfig, Observer, Prepared, Streams, TapSource, Vmm, VsockConfig, open_tap,
+    Edge, End, NetBackend, NetConfig, Observer, Prepared, Streams, TapSource, Vmm, VsockConfig,
+    open_tap,
 };
 use tare_workload::{
     CONVERSATION_PORT, Channel, Decoder, Event, FrameKind, Job, Line, Network, frame_header,
@@ -250,7 +251,11 @@ fn with_guest(kit: &Kit, balloon: BalloonConfig, check: fn(&mut Guest)) {
             },
         ],
         vsock: Some(VsockConfig { guest_cid: 3, path: None }),
-        nets: vec![NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), mac: MAC }],
+        nets: vec![NetConfig {
+            tap: TapSource::Fd(tap.as_raw_fd()),
+            backend: NetBackend::User,
+            mac: MAC,
+        }],
         rng: true,
         balloon: Some(balloon),
         console: Some(ConsoleConfig {

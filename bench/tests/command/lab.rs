@@ -4,8 +4,9 @@
 //! always, and what fails can be looked at. The functional one serves what boots no guest.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::common::{Traces, alone, among_labs, load_only, may_run, output, tare, text};
 use tare::results::{Clock, Results, Status};
@@ -268,4 +269,27 @@ fn test_program_that_is_not_static_is_refused() {
     let shown = output(command.args(["--program", "/bin/ls", "--", "/"]));
     assert_eq!(shown.status.code(), Some(1), "{}", text(&shown));
     assert!(text(&shown).contains("static"), "{}", text(&shown));
+}
+
+#[test]
+fn test_interrupted_round_in_the_lab_hands_over_what_it_has() {
+    if !may_run("test_interrupted_round_in_the_lab", "QEMU", has_lab()) {
+        return;
+    }
+    let _guard = alone();
+    let before = Traces::of_this_host();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = tare();
+    command.args(["compare", "--host", "lab", "--on", "process", "--workload", "start"]);
+    command.args(["--replicates", "100000", "--out"]).arg(directory.path());
+    let mut run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("the lab is up")), "it got nowhere");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(run.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let rest: Vec<String> = said.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{rest:#?}");
+    let results = load_only(directory.path());
+    assert!(results.interrupted && results.clock == Clock::Virtual, "{rest:#?}");
+    before.assert_nothing_new();
 }

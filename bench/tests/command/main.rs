@@ -3,15 +3,21 @@
 
 mod attended;
 mod bench;
+mod books;
 mod busy;
+mod calibrate;
 mod cli;
 mod common;
+mod containers;
 mod copies;
 mod devices;
 mod disks;
 mod host;
+mod images;
 mod kernels;
 mod lab;
 mod leftovers;
+mod lifecycles;
+mod results;
 mod runtimes;
 mod variants;

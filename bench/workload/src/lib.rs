@@ -68,6 +68,7 @@ mod percent;
 mod random;
 mod report;
 mod sys;
+mod tree;
 mod workload;
 mod workloads;
 
@@ -91,5 +92,6 @@ pub use report::{
     METRIC_NAME_MAX_BYTES, Metric, REPORT_METRICS_MAX, REPORT_SAMPLES_MAX, Report, ReportError,
     Unit,
 };
+pub use tree::{Tree, tree_digest};
 pub use workload::{Better, MetricSpec, Prepared, Workload};
 pub use workloads::{all, find};

@@ -42,6 +42,11 @@ impl MetricSpec {
         MetricSpec { name, unit: Unit::Bytes, better: Better::Lower, help }
     }
 
+    /// A number of things: fewer is better.
+    pub(crate) const fn count(name: &'static str, help: &'static str) -> MetricSpec {
+        MetricSpec { name, unit: Unit::Count, better: Better::Lower, help }
+    }
+
     /// `clock_ns`, which every workload that times short operations reports.
     pub(crate) const CLOCK: MetricSpec =
         MetricSpec::time("clock_ns", "reading the clock once; every timed operation includes it");

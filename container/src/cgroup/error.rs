@@ -63,6 +63,32 @@ pub enum CgroupError {
         /// The system's error.
         source: io::Error,
     },
+    /// The kernel did not take the program that decides about devices.
+    #[error(
+        "cannot load the program that decides about devices (bpf): {source}; run as root, with a \
+         kernel that has CONFIG_CGROUP_BPF, or ask for no device rules"
+    )]
+    NoDeviceProgram {
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Version 1 forgets a rule that takes back a part of what another gives.
+    #[error(
+        "the devices controller of version 1 cannot take back a part of what an earlier rule \
+         gives: device rule {number} (from 1); give rules that allow only, or use version 2"
+    )]
+    NotExpressible {
+        /// The rule, from 1.
+        number: usize,
+    },
+    /// It cannot be frozen or thawed.
+    #[error("cannot freeze or thaw cgroup {}: {source}; have it made with a freezer", path.display())]
+    NotFrozen {
+        /// The directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A statistic cannot be read.
     #[error("cannot read cgroup file {}: {source}", path.display())]
     Unreadable {

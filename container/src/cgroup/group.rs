@@ -1,6 +1,6 @@
 //! The hierarchies that a set of limits needs, made ready before any start.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,14 +8,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::PARENT;
+use super::devices::DeviceProgram;
 use super::error::CgroupError;
 use super::files::{make_directory_at, remove_directory_at, write_at};
 use super::layout::{CgroupLayout, CgroupMount, Membership};
-use super::limits::Limits;
+use super::limits::{Limits, Resources};
 use super::name::{Name, Owner};
+use super::settings::{Setting, inexpressible, settings};
 
-/// At most one hierarchy for each of memory, cpu and pids.
-pub(crate) const MOST: usize = 3;
+/// At most one hierarchy for each of memory, cpu, pids, io, devices and freezer.
+pub(crate) const MOST: usize = 6;
 
 /// Where the cgroups of boxes are made, and what is written to each.
 #[derive(Debug)]
@@ -29,47 +31,56 @@ pub(crate) struct Groups {
 #[derive(Debug)]
 pub(crate) struct Hierarchy {
     pub(crate) unified: bool,
-    pub(crate) controllers: Vec<&'static str>,
     /// The parent of all boxes' cgroups.
     pub(crate) path: PathBuf,
     pub(crate) directory: OwnedFd,
     settings: Vec<Setting>,
-}
-
-/// One control file to write.
-#[derive(Debug)]
-struct Setting {
-    file: CString,
-    value: String,
-    /// Whether the kernel may lack the file.
-    optional: bool,
+    /// Decides about devices (v2).
+    program: Option<DeviceProgram>,
 }
 
 impl Groups {
     /// Finds the hierarchies, makes the common parent in each and passes the controllers on to
     /// it. `None` if nothing is asked for.
-    pub(crate) fn prepare(limits: &Limits) -> Result<Option<Groups>, CgroupError> {
-        if !limits.any() {
+    pub(crate) fn prepare(
+        limits: &Limits,
+        resources: &Resources,
+    ) -> Result<Option<Groups>, CgroupError> {
+        if !limits.any() && *resources == Resources::default() {
             return Ok(None);
         }
         let layout = CgroupLayout::detect()?;
+        let rules = resources.devices.as_deref().unwrap_or_default();
         let membership = Membership::own()?;
         let mut hierarchies: Vec<Hierarchy> = Vec::with_capacity(MOST);
         let owner =
             Owner::own().map_err(|source| CgroupError::Proc { path: "/proc/self/stat", source })?;
         let keeper = Name::next(&owner);
-        for Choice { unified, mount, controllers } in choose(&layout, limits)? {
-            let own = membership.path(if unified { None } else { controllers.first().copied() });
+        for Choice { unified, mount, controllers } in choose(&layout, &needed(limits, resources))? {
+            let own = membership.path(if unified {
+                None
+            } else {
+                controllers.first().map(|name| v1_name(name))
+            });
             let own = mount.directory_of(own);
-            let base = if unified { delegate(mount, &own, &controllers)? } else { own };
+            let passed: Vec<&'static str> =
+                controllers.iter().copied().filter(|name| !is_core(name)).collect();
+            let base = if unified { delegate(mount, &own, &passed)? } else { own };
             let (path, directory) = make_parent(&base, &keeper)?;
             if unified {
-                enable(&path, &controllers).map_err(|(controller, source)| {
+                enable(&path, &passed).map_err(|(controller, source)| {
                     CgroupError::NotDelegated { controller, path: path.clone(), source }
                 })?;
             }
-            let settings = settings(limits, unified, &controllers);
-            hierarchies.push(Hierarchy { unified, controllers, path, directory, settings });
+            let settings = settings(limits, resources, unified, &controllers);
+            let has_devices = controllers.contains(&"devices");
+            if let (false, true, Some(number)) = (unified, has_devices, inexpressible(rules)) {
+                return Err(CgroupError::NotExpressible { number });
+            }
+            let program =
+                (unified && has_devices).then(|| DeviceProgram::load(rules)).transpose()?;
+            let hierarchy = Hierarchy { unified, path, directory, settings, program };
+            hierarchies.push(hierarchy);
         }
         Ok(Some(Groups { hierarchies, owner, keeper }))
     }
@@ -98,7 +109,13 @@ impl Hierarchy {
                 }
             }
         }
-        Ok(())
+        match &self.program {
+            None => Ok(()),
+            Some(program) => program.attach(directory).map_err(|source| CgroupError::NotWritable {
+                path: self.path.join(name.as_str()),
+                source,
+            }),
+        }
     }
 
     /// The path of a control file of cgroup `name`, for messages.
@@ -114,23 +131,60 @@ struct Choice<'a> {
     controllers: Vec<&'static str>,
 }
 
-/// For each controller needed the hierarchy that has it, v1 before v2 as the kernel does.
-fn choose<'a>(layout: &'a CgroupLayout, limits: &Limits) -> Result<Vec<Choice<'a>>, CgroupError> {
-    let needed = [
-        ("memory", limits.memory_bytes.is_some() || limits.accounting),
-        ("cpu", limits.cpu.is_some()),
-        ("pids", limits.pids.is_some()),
-    ];
+/// The controllers that a cgroup must have.
+fn needed(limits: &Limits, resources: &Resources) -> Vec<&'static str> {
+    let files = |controller: &str| {
+        let prefix = format!("{controller}.");
+        resources.files.iter().any(|(file, _)| file.starts_with(&prefix))
+    };
+    let r = resources;
+    let memory = r.memory_reservation_bytes.is_some() || r.swap_bytes.is_some();
+    let cpuset = r.cpus.is_some() || r.mems.is_some();
+    [
+        ("memory", limits.memory_bytes.is_some() || limits.accounting || memory || files("memory")),
+        ("cpu", limits.cpu.is_some() || r.cpu_weight.is_some() || files("cpu")),
+        ("pids", limits.pids.is_some() || files("pids")),
+        ("io", !r.io.is_empty() || files("io")),
+        ("cpuset", cpuset || files("cpuset")),
+        ("devices", r.devices.is_some()),
+        ("freezer", r.freezer || files("cgroup")),
+    ]
+    .into_iter()
+    .filter_map(|(name, needed)| needed.then_some(name))
+    .collect()
+}
+
+/// What version 1 calls it.
+fn v1_name(controller: &str) -> &str {
+    if controller == "io" { "blkio" } else { controller }
+}
+
+/// Whether every cgroup of version 2 has it, without it being passed on.
+fn is_core(controller: &str) -> bool {
+    matches!(controller, "devices" | "freezer")
+}
+
+/// For each controller needed the hierarchy that has it, v1 before v2 as the kernel does. Freezing
+/// is better done by v2, which a process can be born in.
+fn choose<'a>(
+    layout: &'a CgroupLayout,
+    needed: &[&'static str],
+) -> Result<Vec<Choice<'a>>, CgroupError> {
     let offered = match layout.unified() {
         Some(unified) => offered(&unified.path)?,
         None => String::new(),
     };
     let mut chosen: Vec<Choice<'a>> = Vec::new();
-    for (controller, _) in needed.into_iter().filter(|(_, needed)| *needed) {
-        let v1 = layout.v1().iter().find(|m| m.controllers.iter().any(|name| name == controller));
+    for controller in needed.iter().copied() {
+        let is_v1 = |m: &&CgroupMount| m.controllers.iter().any(|name| name == v1_name(controller));
+        // A cpuset of version 1 must be filled before it is joined, up to the root.
+        let v1 = layout.v1().iter().find(is_v1).filter(|_| controller != "cpuset");
+        let v1 = v1.filter(|_| controller != "freezer" || layout.unified().is_none());
         let (unified, mount) = match (v1, layout.unified()) {
             (Some(mount), _) => (false, mount),
-            (None, Some(mount)) if offers(&offered, controller) => (true, mount),
+            (None, Some(mount)) if is_core(controller) || offers(&offered, controller) => {
+                (true, mount)
+            }
             _ => return Err(CgroupError::NoController { controller }),
         };
         match chosen.iter_mut().find(|choice| choice.mount == mount) {
@@ -222,48 +276,6 @@ fn make_parent(base: &Path, keeper: &Name) -> Result<(PathBuf, OwnedFd), CgroupE
     }
 }
 
-/// What is written to a new cgroup of this hierarchy.
-fn settings(limits: &Limits, unified: bool, controllers: &[&'static str]) -> Vec<Setting> {
-    let mut all = Vec::new();
-    let mut add = |file: &CStr, value: String, optional: bool| {
-        all.push(Setting { file: file.to_owned(), value, optional });
-    };
-    for controller in controllers {
-        match (*controller, unified) {
-            ("memory", true) => {
-                if let Some(bytes) = limits.memory_bytes {
-                    add(c"memory.max", bytes.to_string(), false);
-                    add(c"memory.swap.max", "0".into(), true);
-                }
-            }
-            ("memory", false) => {
-                if let Some(bytes) = limits.memory_bytes {
-                    add(c"memory.limit_in_bytes", bytes.to_string(), false);
-                    // Memory and swap together: no swap.
-                    add(c"memory.memsw.limit_in_bytes", bytes.to_string(), true);
-                }
-            }
-            ("cpu", true) => {
-                if let Some(cpu) = limits.cpu {
-                    add(c"cpu.max", format!("{} {}", cpu.quota_us, cpu.period_us), false);
-                }
-            }
-            ("cpu", false) => {
-                if let Some(cpu) = limits.cpu {
-                    add(c"cpu.cfs_period_us", cpu.period_us.to_string(), false);
-                    add(c"cpu.cfs_quota_us", cpu.quota_us.to_string(), false);
-                }
-            }
-            _ => {
-                if let Some(pids) = limits.pids {
-                    add(c"pids.max", pids.to_string(), false);
-                }
-            }
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::limits::CpuQuota;
@@ -271,7 +283,7 @@ mod tests {
 
     #[test]
     fn test_prepare_without_limits_returns_none() {
-        assert!(Groups::prepare(&Limits::default()).unwrap().is_none());
+        assert!(Groups::prepare(&Limits::default(), &Resources::default()).unwrap().is_none());
     }
 
     #[test]
@@ -283,43 +295,13 @@ mod tests {
         };
         let layout = CgroupLayout::V1 { controllers: vec![mount("cpu"), mount("memory")] };
         let limits = Limits { pids: Some(1), ..Limits::default() };
-        let error = choose(&layout, &limits).err().unwrap();
+        let error = choose(&layout, &needed(&limits, &Resources::default())).err().unwrap();
         assert!(matches!(error, CgroupError::NoController { controller: "pids" }), "{error}");
         let limits = Limits {
             accounting: true,
             cpu: Some(CpuQuota { quota_us: 1, period_us: 2 }),
             ..Limits::default()
         };
-        assert_eq!(choose(&layout, &limits).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn test_settings_of_v2_and_v1() {
-        let limits = Limits {
-            memory_bytes: Some(4096),
-            cpu: Some(CpuQuota { quota_us: 5000, period_us: 100_000 }),
-            pids: Some(7),
-            accounting: false,
-        };
-        let list = |unified| -> Vec<String> {
-            settings(&limits, unified, &["memory", "cpu", "pids"])
-                .iter()
-                .map(|s| format!("{}={}", s.file.to_string_lossy(), s.value))
-                .collect()
-        };
-        assert_eq!(
-            list(true),
-            ["memory.max=4096", "memory.swap.max=0", "cpu.max=5000 100000", "pids.max=7"]
-        );
-        assert_eq!(
-            list(false),
-            [
-                "memory.limit_in_bytes=4096",
-                "memory.memsw.limit_in_bytes=4096",
-                "cpu.cfs_period_us=100000",
-                "cpu.cfs_quota_us=5000",
-                "pids.max=7"
-            ]
-        );
+        assert_eq!(choose(&layout, &needed(&limits, &Resources::default())).unwrap().len(), 2);
     }
 }

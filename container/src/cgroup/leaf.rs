@@ -1,15 +1,15 @@
 //! The cgroup of one box: one directory in each hierarchy needed.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::CgroupError;
-use super::files::{keyed_number, make_directory_at, number, open_at, read_at};
+use super::files::{make_directory_at, open_at};
 use super::group::{Groups, Hierarchy, MOST};
 use super::limits::CgroupStatistics;
 use super::name::Name;
+use super::statistics::collect;
 use super::sweep::remove_group;
 
 /// Made at each start, removed by [`Leaf::remove`] or when dropped.
@@ -28,7 +28,7 @@ impl Leaf {
         let mut leaf = Leaf {
             groups: Arc::clone(groups),
             name,
-            directories: [None, None, None],
+            directories: [const { None }; MOST],
             present: true,
         };
         for (hierarchy, slot) in groups.hierarchies.iter().zip(&mut leaf.directories) {
@@ -53,7 +53,7 @@ impl Leaf {
 
     /// `cgroup.procs` of the v1 hierarchies, for the child to write itself into.
     pub(crate) fn open_v1_procs(&self) -> Result<[Option<OwnedFd>; MOST], CgroupError> {
-        let mut opened = [None, None, None];
+        let mut opened = [const { None }; MOST];
         for ((hierarchy, directory), slot) in
             self.each().filter(|(h, _)| !h.unified).zip(&mut opened)
         {
@@ -77,44 +77,8 @@ impl Leaf {
     pub(crate) fn statistics(&self) -> Result<CgroupStatistics, CgroupError> {
         let mut all = CgroupStatistics::default();
         for (hierarchy, directory) in self.each() {
-            // A file that an older kernel lacks is no error: the figure is unknown.
-            let read = |file: &CStr| match read_at(directory, file) {
-                Ok(text) => Ok(Some(text)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(source) => {
-                    Err(CgroupError::Unreadable { path: hierarchy.file(&self.name, file), source })
-                }
-            };
-            let value = |file| read(file).map(|text| text.as_deref().and_then(number));
-            let keyed = |file, key| {
-                read(file).map(|text| text.as_deref().and_then(|text| keyed_number(text, key)))
-            };
-            for controller in &hierarchy.controllers {
-                match (*controller, hierarchy.unified) {
-                    ("memory", true) => {
-                        all.memory_current_bytes = value(c"memory.current")?;
-                        all.memory_peak_bytes = value(c"memory.peak")?;
-                        all.oom_kills = keyed(c"memory.events", "oom_kill")?;
-                    }
-                    ("memory", false) => {
-                        all.memory_current_bytes = value(c"memory.usage_in_bytes")?;
-                        all.memory_peak_bytes = value(c"memory.max_usage_in_bytes")?;
-                        all.oom_kills = keyed(c"memory.oom_control", "oom_kill")?;
-                    }
-                    ("cpu", unified) => {
-                        all.cpu_throttled_periods = keyed(c"cpu.stat", "nr_throttled")?;
-                        all.cpu_throttled_us = if unified {
-                            keyed(c"cpu.stat", "throttled_usec")?
-                        } else {
-                            keyed(c"cpu.stat", "throttled_time")?.map(|ns| ns / 1000)
-                        };
-                    }
-                    _ => {
-                        all.pids_current = value(c"pids.current")?;
-                        all.pids_refused = keyed(c"pids.events", "max")?;
-                    }
-                }
-            }
+            let path = || hierarchy.path.join(self.name.as_str());
+            collect(&mut all, directory, hierarchy.unified, path)?;
         }
         Ok(all)
     }

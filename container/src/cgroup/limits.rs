@@ -31,6 +31,89 @@ impl Limits {
     }
 }
 
+/// What else a cgroup can be asked for, seldom. With none of it no further hierarchy is touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Memory that reclaim spares as long as others have some.
+    pub memory_reservation_bytes: Option<u64>,
+    /// Swap that may be used besides the limit of memory; none without, where memory is limited.
+    pub swap_bytes: Option<u64>,
+    /// Share of the processors where they are short, 1 to 10,000; others have 100.
+    pub cpu_weight: Option<u64>,
+    /// Processors that may be used, as in `0-3,7`; version 2 only.
+    pub cpus: Option<String>,
+    /// Memory nodes that may be used; version 2 only.
+    pub mems: Option<String>,
+    /// Limits of block devices.
+    pub io: Vec<IoLimit>,
+    /// Which devices may be used, in order: the last rule that fits decides, and what none fits is
+    /// refused. `None` leaves it to what device nodes there are. Needs root.
+    pub devices: Option<Vec<DeviceRule>>,
+    /// Whether it can be frozen as a whole.
+    pub freezer: bool,
+    /// Control files of version 2 and what is written to them; the controller is the name's first
+    /// part.
+    pub files: Vec<(String, String)>,
+}
+
+/// Limits of one block device. 0 is a limit, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoLimit {
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+    /// Bytes read per second.
+    pub read_bytes_per_s: Option<u64>,
+    /// Bytes written per second.
+    pub write_bytes_per_s: Option<u64>,
+    /// Reads per second.
+    pub reads_per_s: Option<u64>,
+    /// Writes per second.
+    pub writes_per_s: Option<u64>,
+}
+
+/// What may be done with some devices. Nodes can be made of all: a box's own work nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRule {
+    /// Whether it may be done.
+    pub allow: bool,
+    /// Block (`b`), character (`c`), or both.
+    pub kind: Option<DeviceKind>,
+    /// Major number; `None` is all.
+    pub major: Option<u32>,
+    /// Minor number; `None` is all.
+    pub minor: Option<u32>,
+    /// Reading.
+    pub read: bool,
+    /// Writing.
+    pub write: bool,
+}
+
+impl DeviceRule {
+    /// Whether some device fits both rules.
+    pub(super) fn overlaps(&self, other: &DeviceRule) -> bool {
+        let meets = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
+        let kinds = self.kind.is_none() || other.kind.is_none() || self.kind == other.kind;
+        kinds && meets(self.major, other.major) && meets(self.minor, other.minor)
+    }
+
+    /// Whether it is about all that can be done with all devices.
+    pub(super) fn is_about_all(&self) -> bool {
+        let all = self.kind.is_none() && self.major.is_none() && self.minor.is_none();
+        all && self.read && self.write
+    }
+}
+
+/// The kind of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A block device.
+    Block,
+    /// A character device.
+    Character,
+}
+
 /// Processor time per period, over all processors: 50,000 of 100,000 µs is half a processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuQuota {
@@ -40,8 +123,8 @@ pub struct CpuQuota {
     pub period_us: u64,
 }
 
-/// What the cgroup of a box has counted. `None`: its hierarchy was not asked for, or the kernel is
-/// too old to tell.
+/// What the cgroup of a box has counted. `None`: nothing counts it, or the kernel is too old to
+/// tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CgroupStatistics {
     /// Memory charged now.
@@ -58,4 +141,10 @@ pub struct CgroupStatistics {
     pub cpu_throttled_periods: Option<u64>,
     /// Time spent waiting for quota.
     pub cpu_throttled_us: Option<u64>,
+    /// Processor time used.
+    pub cpu_used_us: Option<u64>,
+    /// Bytes read from block devices.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices.
+    pub io_written_bytes: Option<u64>,
 }

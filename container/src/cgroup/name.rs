@@ -45,7 +45,7 @@ fn pid_namespace() -> io::Result<u64> {
 }
 
 /// When process `pid` started; `None` if there is none, or only its remains.
-fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
+pub(crate) fn start_ticks(pid: u32) -> io::Result<Option<u64>> {
     let text = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {

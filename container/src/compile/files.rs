@@ -15,7 +15,8 @@ pub(super) fn highest(spec: &Spec) -> i32 {
 }
 
 /// A duplicate above `highest`, so that giving the program its numbers overwrites no source.
-pub(crate) fn above(fd: BorrowedFd<'_>, highest: i32) -> Result<OwnedFd, Error> {
+pub(crate) fn above(fd: impl AsFd, highest: i32) -> Result<OwnedFd, Error> {
+    let fd = fd.as_fd();
     // SAFETY: plain numbers.
     let new = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, highest + 1) };
     if new < 0 {
@@ -45,6 +46,14 @@ pub(super) fn pass(
         stdio.into_iter().zip(0..).chain(descriptors.into_iter().map(|d| (d.source, d.number)));
     for (stream, number) in all {
         let target = format!("{number}");
+        let stream = match given.terminal.filter(|_| number < 3) {
+            Some(end) => {
+                let arguments = [end.into(), number.into(), 0usize.into()];
+                script.call(Stage::Descriptor, target, libc::SYS_dup3, &arguments);
+                continue;
+            }
+            None => stream,
+        };
         let source: Arg = match stream {
             Stream::Inherit => {
                 script
@@ -92,7 +101,7 @@ fn keep(kept: &mut Vec<OwnedFd>, fd: BorrowedFd<'_>, highest: i32) -> Result<i32
 /// The null device, by a mount that is read-only, if this process may make one: writing to a device
 /// is no change of the file system, but with an ordinary descriptor of the host's `/dev/null` the
 /// box could `fchmod` it.
-fn open_null() -> Result<File, Error> {
+pub(super) fn open_null() -> Result<File, Error> {
     let open = |path: &str| OpenOptions::new().read(true).write(true).open(path);
     let null = open("/dev/null").map_err(|source| Error::Path {
         role: "null device",

@@ -5,58 +5,68 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::mount::{
-    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_SYMLINKS, new_mount,
+    AT_RECURSIVE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOVE_MOUNT_T_SYMLINKS, attach_at,
+    attribute_words, change, new_file_system, new_mount,
 };
-use super::root::Opened;
+use super::root::{Opened, Source};
 use super::{dev, proc};
 use crate::error::{Error, Stage};
+use crate::mount::{Attributes, Change, FileSystem, Mount};
 use crate::script::{Reg, Script};
-use crate::spec::{Dev, Mount, Proc, Rootfs, Spec};
+use crate::spec::{Dev, Spec};
 
-/// Mounts `/proc`, `/dev`, `/sys` and the spec's own. The working directory is the new root.
+/// Attaches `/proc`, `/dev`, `/sys` and the spec's own. The working directory is the new root.
+/// `terminal` says whether the box will have one.
 pub(super) fn mounts(
     script: &mut Script,
     spec: &Spec,
-    binds: &[Option<Opened>],
-    null: Option<Reg>,
+    opened: &Opened,
+    terminal: bool,
 ) -> Result<(), Error> {
     let mut cover = None;
-    if spec.proc != Proc::None {
+    if let Some(mount) = opened.proc {
         mount_point(script, spec, c"proc")?;
-        cover = proc::proc(script, spec.proc, null)?;
+        cover = proc::proc(script, mount, opened.nulls[0])?;
     }
-    if spec.sys {
+    if let Some(mount) = opened.sys {
         mount_point(script, spec, c"sys")?;
-        proc::sys(script, cover)?;
+        proc::sys(script, mount, cover)?;
     }
     if spec.dev != Dev::None {
         mount_point(script, spec, c"dev")?;
-        dev::dev(script, spec.dev)?;
+        dev::dev(script, spec, &opened.devices, terminal)?;
     }
-    for (index, (mount, bind)) in spec.mounts.iter().zip(binds).enumerate() {
+    for (index, (mount, source)) in spec.mounts.iter().zip(&opened.mounts).enumerate() {
         let earlier = spec.mounts.get(..index).unwrap_or_default();
-        extra(script, spec, earlier, mount, bind.as_ref())?;
+        extra(script, spec, earlier, mount, *source)?;
+    }
+    for node in &spec.nodes {
+        dev::node(script, node)?;
+    }
+    for (path, says) in &spec.links {
+        link(script, path, says)?;
     }
     Ok(())
 }
 
 /// Host name and network.
 pub(super) fn names(script: &mut Script, spec: &Spec) -> Result<(), Error> {
-    if let Some(name) = &spec.hostname {
-        let address = script.arena.text("hostname", name.as_bytes())?;
+    let names = [
+        ("hostname", &spec.hostname, libc::SYS_sethostname),
+        ("domainname", &spec.domainname, libc::SYS_setdomainname),
+    ];
+    for (field, name, call) in names {
+        let Some(name) = name else { continue };
+        let address = script.arena.text(field, name.as_bytes())?;
         if name.is_empty() || name.len() > 64 {
             return Err(Error::Invalid {
-                field: "hostname",
+                field,
                 problem: format!("{} bytes long", name.len()),
                 remedy: "use 1 to 64 bytes",
             });
         }
-        script.call(
-            Stage::Hostname,
-            name.to_string_lossy(),
-            libc::SYS_sethostname,
-            &[address.into(), name.len().into()],
-        );
+        let arguments = [address.into(), name.len().into()];
+        script.call(Stage::Hostname, name.to_string_lossy(), call, &arguments);
     }
     // A station has it up already.
     if spec.loopback && spec.stations.is_none() {
@@ -86,11 +96,7 @@ fn loopback(script: &mut Script) {
 /// Makes sure that a directory at the top of the box exists, to be mounted upon.
 fn mount_point(script: &mut Script, spec: &Spec, name: &'static CStr) -> Result<(), Error> {
     let path = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-    if let Rootfs::Overlay { .. } = spec.rootfs {
-        make_directory(script, path)
-    } else {
-        require(spec, path)
-    }
+    if spec.rootfs.is_overlay() { make_directory(script, path) } else { require(spec, path) }
 }
 
 fn require(spec: &Spec, path: &Path) -> Result<(), Error> {
@@ -118,83 +124,123 @@ fn make_directory(script: &mut Script, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes the file system that a mount of the spec's is, if it is one.
+pub(super) fn new_source(script: &mut Script, mount: &Mount) -> Result<Option<Reg>, Error> {
+    match mount {
+        Mount::Tmpfs { size_bytes, .. } => {
+            let mut options = vec![(c"mode", "1777".to_owned())];
+            options.extend(size_bytes.map(|bytes| (c"size", bytes.to_string())));
+            let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+            new_mount(script, c"tmpfs", &options, attributes).map(Some)
+        }
+        Mount::FileSystem(system) => new_file_system(
+            script,
+            &system.kind,
+            system.source.as_deref(),
+            &system.options,
+            system.attributes.set,
+        )
+        .map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// One of the spec's own mounts.
 fn extra(
     script: &mut Script,
     spec: &Spec,
     earlier: &[Mount],
     mount: &Mount,
-    bind: Option<&Opened>,
+    source: Option<Source>,
 ) -> Result<(), Error> {
     let target = mount.target();
-    let inside = target.strip_prefix("/").ok().filter(|rest| {
-        !rest.as_os_str().is_empty()
-            && rest.components().all(|c| matches!(c, std::path::Component::Normal(_)))
-    });
-    let Some(inside) = inside else {
-        return Err(Error::Invalid {
-            field: "mounts",
-            problem: format!("target {} is not an absolute path below /", target.display()),
-            remedy: "name a path inside the box, without . and ..",
-        });
+    if let Mount::Change(change) = mount {
+        return change_of(script, change);
+    }
+    let Some(source) = source else {
+        let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
+        return Err(super::root::unusable_source(target, gone));
     };
-    let file = bind.is_some_and(|opened| !opened.directory);
-    let writable = matches!(spec.rootfs, Rootfs::Overlay { .. });
-    if writable || earlier.iter().any(|m| target.starts_with(m.target())) {
-        make_target(script, inside, file)?;
+    let inside = below_root(target)?;
+    let makes = spec.rootfs.is_overlay() || matches!(mount, Mount::Tree(_) | Mount::FileSystem(_));
+    if makes || earlier.iter().any(|m| target.starts_with(m.target())) {
+        make_target(script, inside, !source.directory)?;
     } else {
         require(spec, inside)?;
     }
-    let source = match (mount, bind) {
-        (Mount::Bind { .. }, Some(opened)) => opened.mount,
-        (Mount::Bind { source, .. }, None) => {
-            let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
-            return Err(super::root::unusable_source(source, gone));
-        }
-        (Mount::Tmpfs { size_bytes, .. }, _) => {
-            let mut options = vec![(c"mode", "1777".to_owned())];
-            options.extend(size_bytes.map(|bytes| (c"size", bytes.to_string())));
-            new_mount(script, c"tmpfs", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)?
-        }
-    };
-    let empty = script.arena.literal(c"");
+    let name = target.display().to_string();
     let address = script.arena.text("mounts", inside.as_os_str().as_bytes())?;
+    attach_at(script, Stage::Mount, &name, source.mount, address, MOVE_MOUNT_T_SYMLINKS);
+    if let Mount::FileSystem(FileSystem { propagation: Some(kind), .. }) = mount {
+        change(script, source.mount, Attributes::default(), Some(*kind), false, name);
+    }
+    Ok(())
+}
+
+/// Changes what is mounted at a path already.
+fn change_of(script: &mut Script, what: &Change) -> Result<(), Error> {
+    let path = match what.target.as_os_str().as_bytes() {
+        b"/" => Path::new("."),
+        _ => below_root(&what.target)?,
+    };
+    let address = script.arena.text("mounts", path.as_os_str().as_bytes())?;
+    let words = script.arena.words(attribute_words(what.attributes, what.propagation));
+    let flags = if what.recursive { AT_RECURSIVE } else { 0 };
     script.call(
         Stage::Mount,
-        target.display().to_string(),
-        libc::SYS_move_mount,
-        &[
-            source.into(),
-            empty.into(),
-            libc::AT_FDCWD.into(),
-            address.into(),
-            (MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS).into(),
-        ],
+        format!("{} (as asked)", what.target.display()),
+        libc::SYS_mount_setattr,
+        &[libc::AT_FDCWD.into(), address.into(), flags.into(), words.into(), 32usize.into()],
     );
     Ok(())
 }
 
+/// A path of the box as seen from its root, which is the working directory.
+pub(super) fn below_root(target: &Path) -> Result<&Path, Error> {
+    let inside = target.strip_prefix("/").ok().filter(|rest| {
+        !rest.as_os_str().is_empty()
+            && rest.components().all(|c| matches!(c, std::path::Component::Normal(_)))
+    });
+    inside.ok_or_else(|| Error::Invalid {
+        field: "mounts",
+        problem: format!("target {} is not an absolute path below /", target.display()),
+        remedy: "name a path inside the box, without . and ..",
+    })
+}
+
+fn link(script: &mut Script, path: &Path, says: &Path) -> Result<(), Error> {
+    let inside = below_root(path)?;
+    make_parents(script, inside)?;
+    let at = script.arena.text("links", inside.as_os_str().as_bytes())?;
+    let says = script.arena.text("links", says.as_os_str().as_bytes())?;
+    script
+        .call(Stage::Node, path.display().to_string(), libc::SYS_symlink, &[says.into(), at.into()])
+        .tolerate(&[libc::EEXIST]);
+    Ok(())
+}
+
+/// Makes the directories that lead to `inside`.
+pub(super) fn make_parents(script: &mut Script, inside: &Path) -> Result<(), Error> {
+    let mut parents: Vec<&Path> =
+        inside.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).collect();
+    parents.reverse();
+    parents.into_iter().try_for_each(|parent| make_directory(script, parent))
+}
+
 /// Makes a mount point with its parents.
 fn make_target(script: &mut Script, inside: &Path, file: bool) -> Result<(), Error> {
-    let mut parents: Vec<&Path> =
-        inside.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
-    parents.reverse();
-    if file {
-        parents.pop();
+    make_parents(script, inside)?;
+    if !file {
+        return make_directory(script, inside);
     }
-    for parent in parents {
-        make_directory(script, parent)?;
-    }
-    if file {
-        let address = script.arena.text("mounts", inside.as_os_str().as_bytes())?;
-        script
-            .call(
-                Stage::Node,
-                inside.display().to_string(),
-                libc::SYS_mknod,
-                &[address.into(), (libc::S_IFREG | 0o644).into(), 0usize.into()],
-            )
-            .tolerate(&[libc::EEXIST]);
-    }
+    let address = script.arena.text("mounts", inside.as_os_str().as_bytes())?;
+    script
+        .call(
+            Stage::Node,
+            inside.display().to_string(),
+            libc::SYS_mknod,
+            &[address.into(), (libc::S_IFREG | 0o644).into(), 0usize.into()],
+        )
+        .tolerate(&[libc::EEXIST]);
     Ok(())
 }

@@ -1,18 +1,20 @@
 //! The new mount interface (`fsopen(2)` and its kin), as steps of a script.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Stage};
+use crate::mount::{Attributes, Propagation};
 use crate::script::{Arg, Reg, Script};
 
 // linux/mount.h
 pub(super) const MOVE_MOUNT_T_SYMLINKS: u32 = 0x10;
 pub(super) const FSOPEN_CLOEXEC: u32 = 1;
 pub(super) const FSMOUNT_CLOEXEC: u32 = 1;
+const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 pub(super) const FSCONFIG_CMD_CREATE: u32 = 6;
 pub(super) const OPEN_TREE_CLONE: u32 = 1;
@@ -22,34 +24,68 @@ pub(super) const MOUNT_ATTR_RDONLY: u64 = 0x1;
 pub(super) const MOUNT_ATTR_NOSUID: u64 = 0x2;
 pub(super) const MOUNT_ATTR_NODEV: u64 = 0x4;
 pub(super) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+/// linux/fcntl.h; the libc crate does not have it for musl.
+pub(super) const AT_RECURSIVE: u32 = 0x8000;
 
 /// A detached copy of the mount at a path of the host, without what is mounted below.
 pub(super) fn clone_tree(script: &mut Script, path: &Path) -> Result<Reg, Error> {
+    clone_of_path(script, Stage::Mount, path, 0)
+}
+
+/// A detached copy of what is at `path`, with these flags besides (`AT_RECURSIVE`).
+pub(super) fn clone_of_path(
+    script: &mut Script,
+    stage: Stage,
+    path: &Path,
+    flags: u32,
+) -> Result<Reg, Error> {
     let address = script.arena.text("path", path.as_os_str().as_bytes())?;
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags;
     Ok(script.call_for(
-        Stage::Mount,
+        stage,
         path.display().to_string(),
         libc::SYS_open_tree,
-        &[libc::AT_FDCWD.into(), address.into(), (OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC).into()],
+        &[libc::AT_FDCWD.into(), address.into(), flags.into()],
     ))
 }
 
 pub(super) fn set_attributes(script: &mut Script, mount: Reg, set: u64, target: String) {
+    change(script, mount, Attributes { set, clear: 0 }, None, false, target);
+}
+
+/// Changes attributes of a mount, and of all below it if `recursive`.
+pub(super) fn change(
+    script: &mut Script,
+    mount: Reg,
+    attributes: Attributes,
+    propagation: Option<Propagation>,
+    recursive: bool,
+    target: String,
+) {
     let empty = script.arena.literal(c"");
-    // struct mount_attr: set, clear, propagation, user namespace
-    let attributes = script.arena.words([set, 0, 0, 0]);
+    let flags = libc::AT_EMPTY_PATH as u32 | if recursive { AT_RECURSIVE } else { 0 };
+    let words = attribute_words(attributes, propagation);
+    let words = script.arena.words(words);
     script.call(
         Stage::Mount,
         target,
         libc::SYS_mount_setattr,
-        &[
-            mount.into(),
-            empty.into(),
-            libc::AT_EMPTY_PATH.into(),
-            attributes.into(),
-            32usize.into(),
-        ],
+        &[mount.into(), empty.into(), flags.into(), words.into(), 32usize.into()],
     );
+}
+
+/// `struct mount_attr`: set, clear, propagation, user namespace.
+pub(super) fn attribute_words(
+    attributes: Attributes,
+    propagation: Option<Propagation>,
+) -> [u64; 4] {
+    let propagation = propagation.map_or(0, |kind| match kind {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Shared => libc::MS_SHARED,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
+    });
+    [attributes.set, attributes.clear, propagation, 0]
 }
 
 /// Makes a file system of its own, not attached anywhere yet.
@@ -59,22 +95,44 @@ pub(super) fn new_mount(
     options: &[(&'static CStr, String)],
     attributes: u64,
 ) -> Result<Reg, Error> {
+    let text = |text: &CStr| OsString::from(text.to_string_lossy().into_owned());
+    let options: Vec<_> =
+        options.iter().map(|(key, value)| (text(key), Some(value.into()))).collect();
+    new_file_system(script, &text(kind), None, &options, attributes)
+}
+
+/// As [`new_mount`], of whatever kind and with options that may be flags.
+pub(super) fn new_file_system(
+    script: &mut Script,
+    kind: &OsStr,
+    source: Option<&OsStr>,
+    options: &[(OsString, Option<OsString>)],
+    attributes: u64,
+) -> Result<Reg, Error> {
     let name = kind.to_string_lossy();
-    let kind = script.arena.literal(kind);
+    let address = script.arena.text("mounts", kind.as_bytes())?;
     let fd = script.call_for(
         Stage::Mount,
         name.clone(),
         libc::SYS_fsopen,
-        &[kind.into(), FSOPEN_CLOEXEC.into()],
+        &[address.into(), FSOPEN_CLOEXEC.into()],
     );
-    for (key, value) in options {
-        let target = format!("{name} {}={value}", key.to_string_lossy());
-        let (key, value) = (script.arena.literal(key), script.arena.text("mounts", value)?);
+    let source = source.map(|source| (OsString::from("source"), Some(source.to_owned())));
+    for (key, value) in source.iter().chain(options) {
+        let mut target = format!("{name} {}", key.to_string_lossy());
+        let key = script.arena.text("mounts", key.as_bytes())?;
+        let (command, value) = match value {
+            None => (FSCONFIG_SET_FLAG, 0),
+            Some(value) => {
+                target.push_str(&format!("={}", value.to_string_lossy()));
+                (FSCONFIG_SET_STRING, script.arena.text("mounts", value.as_bytes())?)
+            }
+        };
         script.call(
             Stage::Mount,
             target,
             libc::SYS_fsconfig,
-            &[fd.into(), FSCONFIG_SET_STRING.into(), key.into(), value.into(), 0usize.into()],
+            &[fd.into(), command.into(), key.into(), value.into(), 0usize.into()],
         );
     }
     script.call(
@@ -93,6 +151,25 @@ pub(super) fn new_mount(
         )
         .result = Some(fd);
     Ok(fd)
+}
+
+/// Attaches a mount at the path that lies at `address`, from the working directory.
+pub(super) fn attach_at(
+    script: &mut Script,
+    stage: Stage,
+    target: &str,
+    mount: Reg,
+    address: usize,
+    flags: u32,
+) {
+    let empty = script.arena.literal(c"");
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | flags;
+    script.call(
+        stage,
+        target,
+        libc::SYS_move_mount,
+        &[mount.into(), empty.into(), libc::AT_FDCWD.into(), address.into(), flags.into()],
+    );
 }
 
 /// Attaches a mount at `name` in directory `at`; a symbolic link there is not followed.
@@ -131,7 +208,7 @@ pub(super) fn clone_of(script: &mut Script, at: Reg, name: &'static CStr) -> Reg
 /// to it nor change its mode or owner, not even through `/proc/self/exe` or `/proc/self/fd`. Not
 /// open for reading or writing itself (`O_PATH`). What lies on no mount (a memfd) is returned as it
 /// is.
-pub(super) fn read_only(file: OwnedFd) -> OwnedFd {
+pub(crate) fn read_only(file: OwnedFd) -> OwnedFd {
     clone_read_only(&file).unwrap_or(file)
 }
 

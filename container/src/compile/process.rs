@@ -1,19 +1,16 @@
 //! The process itself: session, limits, user, privileges, and the program.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::mount::read_only;
-use super::{Compiled, Given, files};
-use crate::capability::Capabilities;
+use super::{Compiled, Given, files, init, privileges};
 use crate::error::{Error, Stage};
-use crate::script::{Arg, Script};
+use crate::script::{Arg, Expected, Reg, Script};
 use crate::seccomp::SeccompFilter;
 use crate::spec::{Program, Spec};
 
-/// `_LINUX_CAPABILITY_VERSION_3`, for the calling thread.
-const CAPABILITY_HEADER: u64 = 0x2008_0522;
 const SECCOMP_SET_MODE_FILTER: usize = 1;
 /// `poll` for readability in the upper half of a `pollfd`; the descriptor is the lower.
 pub(crate) const POLL_READABLE: usize = (libc::POLLIN as usize) << 32;
@@ -30,11 +27,12 @@ pub(super) fn begin(script: &mut Script, session: bool) {
 pub(super) struct Ending {
     seccomp: Option<SeccompFilter>,
     no_new_privs: bool,
+    init: bool,
 }
 
 impl Ending {
     pub(super) fn new(spec: &Spec) -> Ending {
-        Ending { seccomp: spec.seccomp.clone(), no_new_privs: spec.no_new_privs }
+        Ending { seccomp: spec.seccomp.clone(), no_new_privs: spec.no_new_privs, init: spec.init }
     }
 
     /// Everything up to the passing of descriptors.
@@ -56,59 +54,16 @@ impl Ending {
         let cwd = script.arena.text("cwd", spec.cwd.as_os_str().as_bytes())?;
         let target = spec.cwd.display().to_string();
         script.call(Stage::WorkingDirectory, target, libc::SYS_chdir, &[cwd.into()]);
-        signals(script);
-        // It bounds what an execution may add, which no_new_privs keeps at nothing; and code of the
-        // caller's executes nothing, so that 41 calls would change nothing.
-        let bounded = self.no_new_privs && matches!(spec.program, Program::Caller);
-        if let Some(kept) = spec.capabilities.filter(|_| !bounded) {
-            bounding(script, kept);
-        }
+        signals(script, self.init);
+        privileges::bound(script, spec);
         // Without no_new_privs loading a filter takes CAP_SYS_ADMIN.
         if !self.no_new_privs {
             self.load_filter(script)?;
         }
-        if let Some(user) = &spec.user {
-            let mut packed: Vec<u64> = Vec::new();
-            for pair in user.groups.chunks(2) {
-                let low = pair.first().copied().unwrap_or(0);
-                let high = pair.get(1).copied().unwrap_or(0);
-                packed.push(u64::from(low) | u64::from(high) << 32);
-            }
-            let groups = script.arena.words(packed);
-            let (uid, gid): (Arg, Arg) = (user.uid.into(), user.gid.into());
-            script.call(
-                Stage::User,
-                "supplementary groups",
-                libc::SYS_setgroups,
-                &[user.groups.len().into(), groups.into()],
-            );
-            let target = format!("group {}", user.gid);
-            script.call(Stage::User, target, libc::SYS_setresgid, &[gid, gid, gid]);
-            let target = format!("user {}", user.uid);
-            script.call(Stage::User, target, libc::SYS_setresuid, &[uid, uid, uid]);
-        }
-        if let Some(kept) = spec.capabilities {
-            // The change of user has already taken all from anyone but root.
-            let root = spec.user.as_ref().is_none_or(|user| user.uid == 0);
-            set_capabilities(script, if root { kept } else { Capabilities::NONE })?;
-        }
-        if self.no_new_privs {
-            script.call(
-                Stage::Privileges,
-                "no_new_privs",
-                libc::SYS_prctl,
-                &[
-                    libc::PR_SET_NO_NEW_PRIVS.into(),
-                    1usize.into(),
-                    0usize.into(),
-                    0usize.into(),
-                    0usize.into(),
-                ],
-            );
-        }
+        privileges::change(script, spec)?;
         // After the change of user, which resets it.
-        die_with_parent(script, given);
-        script.call(Stage::Process, "umask", libc::SYS_umask, &[0o022usize.into()]);
+        die_with_parent(script, given.parent);
+        script.call(Stage::Process, "umask", libc::SYS_umask, &[spec.umask.into()]);
         Ok(())
     }
 
@@ -123,30 +78,17 @@ impl Ending {
         if self.no_new_privs {
             self.load_filter(&mut compiled.script)?;
         }
+        if let (true, Program::Command(command)) = (self.init, &program) {
+            let args = init::arguments(candidates(command, env), args);
+            return execute_file(compiled, init::program()?, &args, env);
+        }
         let script = &mut compiled.script;
-        let argv = strings(script, "args", args)?;
-        let envp = strings(script, "env", env)?;
         match program {
             Program::Caller => {}
-            Program::File(file) => {
-                let file = files::above(read_only(file).as_fd(), compiled.highest)?;
-                let empty = script.arena.literal(c"");
-                let fd = file.as_raw_fd();
-                compiled.kept.push(file);
-                script.call(
-                    Stage::Execute,
-                    "the given file",
-                    libc::SYS_execveat,
-                    &[
-                        fd.into(),
-                        empty.into(),
-                        argv.into(),
-                        envp.into(),
-                        libc::AT_EMPTY_PATH.into(),
-                    ],
-                );
-            }
+            Program::File(file) => execute_file(compiled, read_only(file), args, env)?,
             Program::Command(command) => {
+                let argv = strings(script, "args", args)?;
+                let envp = strings(script, "env", env)?;
                 for path in candidates(&command, env) {
                     let address = script.arena.text("program", path.as_bytes())?;
                     script
@@ -173,15 +115,43 @@ impl Ending {
             Stage::Seccomp,
             "",
             libc::SYS_seccomp,
-            &[SECCOMP_SET_MODE_FILTER.into(), 0usize.into(), program.into()],
+            &[SECCOMP_SET_MODE_FILTER.into(), filter.flags().into(), program.into()],
         );
         Ok(())
     }
 }
 
+/// Executes an open file.
+fn execute_file(
+    compiled: &mut Compiled,
+    file: OwnedFd,
+    args: &[OsString],
+    env: &[OsString],
+) -> Result<(), Error> {
+    let file = files::above(file, compiled.highest)?;
+    let script = &mut compiled.script;
+    let argv = strings(script, "args", args)?;
+    let envp = strings(script, "env", env)?;
+    let empty = script.arena.literal(c"");
+    script.call(
+        Stage::Execute,
+        "the given file",
+        libc::SYS_execveat,
+        &[
+            file.as_raw_fd().into(),
+            empty.into(),
+            argv.into(),
+            envp.into(),
+            libc::AT_EMPTY_PATH.into(),
+        ],
+    );
+    compiled.kept.push(file);
+    Ok(())
+}
+
 /// Signals that the caller ignores (Rust's runtime ignores SIGPIPE) would stay ignored across
 /// exec, and all are blocked until here.
-fn signals(script: &mut Script) {
+fn signals(script: &mut Script, stays_blocked: bool) {
     for signal in (1..=64).filter(|signal| is_ignored(*signal)) {
         // The kernel's sigaction: handler, flags, restorer, mask.
         let default = script.arena.words([0, 0, 0, 0]);
@@ -191,6 +161,11 @@ fn signals(script: &mut Script) {
             libc::SYS_rt_sigaction,
             &[signal.into(), default.into(), 0usize.into(), 8usize.into()],
         );
+    }
+    if stays_blocked {
+        // A first process is not sent what it neither handles nor blocks: an init that has not begun
+        // would miss it.
+        return;
     }
     let none = script.arena.words([0]);
     script.call(
@@ -214,54 +189,7 @@ fn is_ignored(signal: i32) -> bool {
     action.first() == Some(&libc::SIG_IGN)
 }
 
-fn bounding(script: &mut Script, kept: Capabilities) {
-    for number in 0..64usize {
-        // Numbers that this kernel does not have, and those already gone, need no dropping.
-        // SAFETY: plain numbers.
-        let present = unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } == 1;
-        if present && kept.bits() >> number & 1 == 0 {
-            script.call(
-                Stage::Privileges,
-                format!("capability {number} of the bounding set"),
-                libc::SYS_prctl,
-                &[
-                    libc::PR_CAPBSET_DROP.into(),
-                    number.into(),
-                    0usize.into(),
-                    0usize.into(),
-                    0usize.into(),
-                ],
-            );
-        }
-    }
-}
-
-/// Permitted and effective; the emptied inheritable set takes the ambient one with it.
-fn set_capabilities(script: &mut Script, kept: Capabilities) -> Result<(), Error> {
-    // What the caller does not have it cannot keep.
-    let kept = kept.bits() & permitted()?;
-    let (low, high) = (kept & 0xffff_ffff, kept >> 32);
-    let header = script.arena.words([CAPABILITY_HEADER]);
-    // Two structures of effective, permitted, inheritable, 32 bits each.
-    let data = script.arena.words([low | low << 32, high << 32, high]);
-    script.call(Stage::Privileges, "capabilities", libc::SYS_capset, &[header.into(), data.into()]);
-    Ok(())
-}
-
-/// The caller's permitted set.
-fn permitted() -> Result<u64, Error> {
-    let header = [CAPABILITY_HEADER];
-    let mut data = [0u32; 6];
-    // SAFETY: header and data have the sizes of version 3.
-    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
-    if result < 0 {
-        return Err(Error::last("read the caller's capabilities"));
-    }
-    let [_, low, _, _, high, _] = data;
-    Ok(u64::from(low) | u64::from(high) << 32)
-}
-
-fn die_with_parent(script: &mut Script, given: &Given) {
+pub(super) fn die_with_parent(script: &mut Script, parent: Reg) {
     script.call(
         Stage::ParentDeath,
         "signal at its death",
@@ -280,9 +208,9 @@ fn die_with_parent(script: &mut Script, given: &Given) {
             Stage::ParentDeath,
             "it lives",
             libc::SYS_poll,
-            &[Arg::AddressOf(given.parent), 1usize.into(), 0usize.into()],
+            &[Arg::AddressOf(parent), 1usize.into(), 0usize.into()],
         )
-        .zero_or_fail = true;
+        .expected = Expected::Zero;
 }
 
 /// Nothing but the execution of an open file.

@@ -1,36 +1,62 @@
 //! The root file system: built beside the host's, then changed into.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::inside;
 use super::mount::{
-    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
-    MOVE_MOUNT_F_EMPTY_PATH, clone_tree, set_attributes,
+    AT_RECURSIVE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    attach_at, change, clone_of_path, clone_tree, set_attributes,
 };
+use super::privileges::enters_users;
+use super::proc::{new_proc, new_sys};
+use super::{dev, entry, inside, overlay};
 use crate::error::{Error, Stage};
+use crate::mount::{Attributes, Mount, Propagation};
 use crate::script::{Reg, Script};
-use crate::spec::{Mount, Proc, Rootfs, Spec};
+use crate::spec::{Dev, Proc, Rootfs, Spec};
 
 /// Where the new root is attached until it is the root. Any directory would do that lies on no
 /// path needed later; this one exists wherever a container can run at all, and nothing of the
 /// host's `/proc` is needed again. It happens in the child's own mount namespace.
-const STAGING: &std::ffi::CStr = c"/proc";
+pub(super) const STAGING: &std::ffi::CStr = c"/proc";
 
-/// Longest option string that `mount(2)` takes: a page with its terminating zero.
-const MOST_OPTIONS: usize = 4095;
-
-/// A source opened before the change of root, to be attached after it.
+/// What was made before the change of root, to be attached after it.
+#[derive(Debug, Default)]
 pub(super) struct Opened {
+    /// For each of the spec's mounts; `None` where there is nothing to attach.
+    pub(super) mounts: Vec<Option<Source>>,
+    /// The null device, to hide files of `/proc` behind, and those of the spec's.
+    pub(super) nulls: [Option<Reg>; 2],
+    /// The host's device nodes, where no others can be made.
+    pub(super) devices: Vec<Reg>,
+    pub(super) proc: Option<Reg>,
+    pub(super) sys: Option<Reg>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
     pub(super) mount: Reg,
     pub(super) directory: bool,
 }
 
-/// Everything that happens to mounts.
-pub(super) fn build(script: &mut Script, spec: &Spec) -> Result<(), Error> {
+/// Everything that happens to mounts. `between` comes when mounts of the host are out of reach, and
+/// before the root is the box's.
+pub(super) fn build(
+    script: &mut Script,
+    spec: &Spec,
+    between: impl FnOnce(&mut Script),
+) -> Result<Opened, Error> {
+    let mut opened = Opened::default();
+    // Before all is made private: a tree may be asked to share.
+    for mount in &spec.mounts {
+        opened.mounts.push(open_source(script, mount)?);
+    }
+    let root = match &spec.rootfs {
+        Rootfs::ReadOnly(path) => Some(open_root(script, spec, path, MOUNT_ATTR_RDONLY)?),
+        Rootfs::Bind(path) => Some(open_root(script, spec, path, 0)?),
+        _ => None,
+    };
     let slash = script.arena.literal(c"/");
     script.call(
         Stage::Propagation,
@@ -44,24 +70,43 @@ pub(super) fn build(script: &mut Script, spec: &Spec) -> Result<(), Error> {
             0usize.into(),
         ],
     );
-    let binds = spec
-        .mounts
-        .iter()
-        .map(|mount| open_source(script, mount))
-        .collect::<Result<Vec<_>, _>>()?;
-    let null = (spec.proc == Proc::Masked).then(|| cover(script)).transpose()?;
-    match &spec.rootfs {
-        Rootfs::Host => {
+    if spec.proc == Proc::Masked {
+        opened.nulls[0] = Some(cover(script)?);
+    }
+    if !spec.masked.is_empty() {
+        opened.nulls[1] = Some(cover(script)?);
+    }
+    let has_users = enters_users(spec);
+    if has_users && spec.dev != Dev::None {
+        opened.devices = dev::open_devices(script)?;
+    }
+    between(script);
+    if has_users {
+        entry::become_root(script);
+    }
+    for (mount, slot) in spec.mounts.iter().zip(&mut opened.mounts) {
+        if let Some(mount) = inside::new_source(script, mount)? {
+            *slot = Some(Source { mount, directory: true });
+        }
+    }
+    opened.proc = (spec.proc != Proc::None).then(|| new_proc(script, spec.proc)).transpose()?;
+    opened.sys = spec.sys.then(|| new_sys(script)).transpose()?;
+    match (&spec.rootfs, root) {
+        (Rootfs::Overlay { lower, size_bytes }, _) => {
+            overlay::on_tmpfs(script, lower, *size_bytes, has_users)?;
+        }
+        (Rootfs::OverlayOn { lower, upper, work, volatile }, _) => {
+            overlay::on_directory(script, lower, [upper, work], *volatile, has_users)?;
+        }
+        (_, Some(root)) => attach_root(script, root),
+        (_, None) => {
             script.call(Stage::Root, "/", libc::SYS_chdir, &[slash.into()]);
         }
-        Rootfs::ReadOnly(path) => bind_root(script, path, MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY)?,
-        Rootfs::Bind(path) => bind_root(script, path, MOUNT_ATTR_NODEV)?,
-        Rootfs::Overlay { lower, size_bytes } => overlay_root(script, lower, *size_bytes)?,
     }
     if spec.rootfs != Rootfs::Host {
         pivot(script);
     }
-    inside::mounts(script, spec, &binds, null)
+    Ok(opened)
 }
 
 /// The null device, to hide files behind. Read-only: its mode must not be changed from inside.
@@ -72,17 +117,25 @@ fn cover(script: &mut Script) -> Result<Reg, Error> {
     Ok(null)
 }
 
-/// Opens the source of a bind mount as a detached mount; `None` for other kinds.
-fn open_source(script: &mut Script, mount: &Mount) -> Result<Option<Opened>, Error> {
-    let Mount::Bind { source, read_only, .. } = mount else { return Ok(None) };
+/// Opens a directory or file of the host as a detached mount; `None` for other kinds.
+fn open_source(script: &mut Script, mount: &Mount) -> Result<Option<Source>, Error> {
+    let (source, recursive, attributes, propagation) = match mount {
+        Mount::Bind { source, read_only, .. } => {
+            let mut set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+            if *read_only {
+                set |= MOUNT_ATTR_RDONLY;
+            }
+            (source, false, Attributes { set, clear: 0 }, None)
+        }
+        Mount::Tree(tree) => (&tree.source, tree.recursive, tree.attributes, tree.propagation),
+        _ => return Ok(None),
+    };
     let metadata = std::fs::metadata(source).map_err(|e| unusable_source(source, e))?;
-    let mut attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    if *read_only {
-        attributes |= MOUNT_ATTR_RDONLY;
-    }
-    let mount = clone_tree(script, source)?;
-    set_attributes(script, mount, attributes, source.display().to_string());
-    Ok(Some(Opened { mount, directory: metadata.is_dir() }))
+    let flags = if recursive { AT_RECURSIVE } else { 0 };
+    let mount = clone_of_path(script, Stage::Mount, source, flags)?;
+    let propagation = propagation.or(Some(Propagation::Private));
+    change(script, mount, attributes, propagation, recursive, source.display().to_string());
+    Ok(Some(Source { mount, directory: metadata.is_dir() }))
 }
 
 pub(super) fn unusable_source(path: &Path, source: io::Error) -> Error {
@@ -94,122 +147,22 @@ pub(super) fn unusable_source(path: &Path, source: io::Error) -> Error {
     }
 }
 
-fn bind_root(script: &mut Script, path: &Path, attributes: u64) -> Result<(), Error> {
-    let target = path.display().to_string();
+fn open_root(script: &mut Script, spec: &Spec, path: &Path, set: u64) -> Result<Reg, Error> {
     let root = clone_tree(script, path)?;
-    set_attributes(script, root, attributes, target.clone());
-    let (empty, staging) = (script.arena.literal(c""), script.arena.literal(STAGING));
-    script.call(
-        Stage::Root,
-        target.clone(),
-        libc::SYS_move_mount,
-        &[
-            root.into(),
-            empty.into(),
-            libc::AT_FDCWD.into(),
-            staging.into(),
-            MOVE_MOUNT_F_EMPTY_PATH.into(),
-        ],
-    );
-    script.call(Stage::Root, target, libc::SYS_fchdir, &[root.into()]);
-    Ok(())
+    let attributes = Attributes { set: MOUNT_ATTR_NODEV | set, clear: 0 };
+    let propagation = match spec.root_propagation {
+        // What is shared cannot become the root; it is made so afterwards.
+        Some(Propagation::Shared | Propagation::Slave) => Propagation::Slave,
+        _ => Propagation::Private,
+    };
+    change(script, root, attributes, Some(propagation), false, path.display().to_string());
+    Ok(root)
 }
 
-/// A tmpfs, in it the upper and work directories, and the overlay itself.
-///
-/// The upper directory has to lie on a mount of this namespace (Linux before 6.15 takes no other),
-/// so the tmpfs is attached. `mount(2)` takes one call where the newer interface takes seven, and
-/// option strings of a page where that takes 255 bytes.
-fn overlay_root(
-    script: &mut Script,
-    lower: &[PathBuf],
-    size_bytes: Option<u64>,
-) -> Result<(), Error> {
-    let mut options = String::from("mode=0700");
-    if let Some(bytes) = size_bytes {
-        options.push_str(&format!(",size={bytes}"));
-    }
-    let options = script.arena.text("rootfs", options)?;
-    let tmpfs = script.arena.literal(c"tmpfs");
+fn attach_root(script: &mut Script, root: Reg) {
     let staging = script.arena.literal(STAGING);
-    script.call(
-        Stage::Root,
-        "overlay's tmpfs",
-        libc::SYS_mount,
-        &[tmpfs.into(), staging.into(), tmpfs.into(), libc::MS_NODEV.into(), options.into()],
-    );
-    script.call(Stage::Root, "overlay's tmpfs", libc::SYS_chdir, &[staging.into()]);
-    // The root directory's owner and mode are those of the upper directory.
-    let top = lower.first().map(std::fs::metadata).transpose().map_err(|source| Error::Path {
-        role: "root file system",
-        path: lower.first().cloned().unwrap_or_default(),
-        source,
-        remedy: "name a directory that holds an unpacked root file system",
-    })?;
-    let mode = top.as_ref().map_or(0o755, |m| m.mode() & 0o7777);
-    for (name, mode) in [(c"u", mode), (c"w", 0o700), (c"m", 0o700)] {
-        let name = script.arena.literal(name);
-        script.call(
-            Stage::Root,
-            "overlay's directories",
-            libc::SYS_mkdir,
-            &[name.into(), mode.into()],
-        );
-    }
-    if let Some(top) = top.filter(|m| (m.uid(), m.gid()) != (0, 0)) {
-        let upper = script.arena.literal(c"u");
-        script.call(
-            Stage::Root,
-            "overlay's directories",
-            libc::SYS_chown,
-            &[upper.into(), top.uid().into(), top.gid().into()],
-        );
-    }
-    let options = overlay_options(lower)?;
-    let options = script.arena.text("rootfs", options)?;
-    let overlay = script.arena.literal(c"overlay");
-    let merged = script.arena.literal(c"m");
-    let target = lower.iter().map(|l| l.display().to_string()).collect::<Vec<_>>().join(":");
-    script.call(
-        Stage::Root,
-        format!("overlay of {target}"),
-        libc::SYS_mount,
-        &[overlay.into(), merged.into(), overlay.into(), libc::MS_NODEV.into(), options.into()],
-    );
-    script.call(Stage::Root, "overlay", libc::SYS_chdir, &[merged.into()]);
-    Ok(())
-}
-
-/// `lowerdir=…` with `:`, `,` and `\` escaped, upper and work relative to the tmpfs.
-fn overlay_options(lower: &[PathBuf]) -> Result<Vec<u8>, Error> {
-    let mut options = b"upperdir=u,workdir=w,lowerdir=".to_vec();
-    for (index, path) in lower.iter().enumerate() {
-        if index > 0 {
-            options.push(b':');
-        }
-        escape(path.as_os_str(), &mut options);
-    }
-    if options.len() > MOST_OPTIONS {
-        return Err(Error::Invalid {
-            field: "rootfs",
-            problem: format!(
-                "the paths of {} layers take {} bytes, the kernel takes {MOST_OPTIONS}",
-                lower.len(),
-                options.len()
-            ),
-            remedy: "use shorter paths or fewer layers",
-        });
-    }
-    Ok(options)
-}
-
-fn escape(path: &OsStr, into: &mut Vec<u8>) {
-    for byte in path.as_bytes() {
-        if matches!(byte, b':' | b',' | b'\\') {
-            into.push(b'\\');
-        }
-        into.push(*byte);
-    }
+    attach_at(script, Stage::Root, "the directory", root, staging, 0);
+    script.call(Stage::Root, "the directory", libc::SYS_fchdir, &[root.into()]);
 }
 
 /// Makes the working directory, the root of a mount, the root; the old root lands on top of it and
@@ -223,22 +176,4 @@ fn pivot(script: &mut Script) {
         libc::SYS_umount2,
         &[dot.into(), libc::MNT_DETACH.into()],
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn test_overlay_options_escape_what_separates() {
-        let options = overlay_options(&["/a:b".into(), "/c,d\\e".into()]).unwrap();
-        assert_eq!(options, br"upperdir=u,workdir=w,lowerdir=/a\:b:/c\,d\\e");
-    }
-
-    #[test]
-    fn test_overlay_options_too_long_returns_invalid() {
-        let layers = vec![PathBuf::from(format!("/{}", "x".repeat(200))); 40];
-        let error = overlay_options(&layers).unwrap_err();
-        assert!(matches!(error, Error::Invalid { field: "rootfs", .. }), "{error}");
-    }
 }

@@ -11,18 +11,27 @@
 //! `clone3` (whose flags lie in memory where no filter can see them) are answered with `ENOSYS`,
 //! on which C libraries fall back to what is known.
 
+mod profile;
 mod rules;
 mod shared;
+
+use std::sync::OnceLock;
 
 use libc::EPERM;
 
 use crate::error::Error;
+pub use profile::{
+    SeccompAction, SeccompComparison, SeccompCondition, SeccompProfile, SeccompRule,
+    system_call_number,
+};
 use rules::{PERSONALITIES, Rule, standard_rules};
 
 /// A compiled filter, loaded into every container made from the same `Prepared`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeccompFilter {
     program: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    flags: u32,
 }
 
 /// One `sock_filter`.
@@ -58,7 +67,8 @@ impl SeccompFilter {
     /// module, key, time, BPF, perf, io_uring, userfaultfd, kexec, swap or port-I/O calls.
     #[must_use]
     pub fn standard() -> SeccompFilter {
-        SeccompFilter::compile(&standard_rules())
+        static COMPILED: OnceLock<SeccompFilter> = OnceLock::new();
+        COMPILED.get_or_init(|| SeccompFilter::compile(&standard_rules())).clone()
     }
 
     /// Number of BPF instructions.
@@ -74,14 +84,20 @@ impl SeccompFilter {
     }
 
     fn compile(rules: &[Rule]) -> SeccompFilter {
-        let mut intervals: Vec<(u32, Rule)> = Vec::new();
-        for (number, rule) in rules.iter().enumerate() {
-            if intervals.last().is_none_or(|(_, last)| last != rule) {
-                intervals.push((number as u32, *rule));
+        let codes = (0..).zip(rules).map(|(number, rule)| (number, leaf(*rule)));
+        let unknown = (rules.len() as u32, vec![answer(refuse(libc::ENOSYS))]);
+        SeccompFilter::assemble(codes.chain([unknown]), 0)
+    }
+
+    /// From the code that answers each number from a first one on, in order; the last is for all
+    /// numbers above, which x32's (bit 30) are as well.
+    fn assemble(codes: impl Iterator<Item = (u32, Vec<Instruction>)>, flags: u32) -> SeccompFilter {
+        let mut intervals: Vec<(u32, Vec<Instruction>)> = Vec::new();
+        for (number, code) in codes {
+            if intervals.last().is_none_or(|(_, last)| *last != code) {
+                intervals.push((number, code));
             }
         }
-        // Unknown numbers and x32 (bit 30).
-        intervals.push((rules.len() as u32, Rule::Refuse(libc::ENOSYS)));
         let mut program = vec![
             load(ARCHITECTURE),
             jump(JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
@@ -89,7 +105,12 @@ impl SeccompFilter {
             load(NUMBER),
         ];
         program.extend(tree(&intervals));
-        SeccompFilter { program: shared::shortened(program) }
+        SeccompFilter { program: shared::shortened(program), flags }
+    }
+
+    /// For the system call that loads it.
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags
     }
 
     /// As the kernel's `sock_filter` array, one instruction in each word.
@@ -119,10 +140,10 @@ impl SeccompFilter {
 }
 
 /// A balanced search over intervals that are sorted by their first number.
-fn tree(intervals: &[(u32, Rule)]) -> Vec<Instruction> {
+fn tree(intervals: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
     let [_, rest @ ..] = intervals else { return Vec::new() };
     if rest.is_empty() {
-        return intervals.iter().flat_map(|(_, rule)| leaf(*rule)).collect();
+        return intervals.iter().flat_map(|(_, code)| code.clone()).collect();
     }
     let (low, high) = intervals.split_at(intervals.len() / 2);
     let first = high.first().map_or(0, |(number, _)| *number);
@@ -152,9 +173,10 @@ fn leaf(rule: Rule) -> Vec<Instruction> {
             answer(refuse(EPERM)),
             answer(ALLOW),
         ],
-        Rule::RefuseValue(value) => vec![
+        Rule::RefuseValues([first, second]) => vec![
             load(ARGUMENT_0),
-            jump(JUMP_EQUAL, value, 0, 1),
+            jump(JUMP_EQUAL, first, 1, 0),
+            jump(JUMP_EQUAL, second, 0, 1),
             answer(refuse(EPERM)),
             answer(ALLOW),
         ],
@@ -190,7 +212,7 @@ mod tests {
 
     use libc::{SYS_clone, SYS_clone3, SYS_socket};
 
-    use super::rules::AF_VSOCK;
+    use super::rules::{AF_ALG, AF_VSOCK};
     use super::*;
 
     /// A tiny BPF machine; `None` for a program the kernel would refuse.
@@ -230,7 +252,7 @@ mod tests {
             Some(Rule::Allow) => ALLOW,
             Some(Rule::Refuse(errno)) => refuse(*errno),
             Some(Rule::RefuseBits(bits)) if argument & bits != 0 => refuse(EPERM),
-            Some(Rule::RefuseValue(value)) if argument == *value => refuse(EPERM),
+            Some(Rule::RefuseValues(values)) if values.contains(&argument) => refuse(EPERM),
             Some(Rule::Personality) if !PERSONALITIES.contains(&argument) => refuse(EPERM),
             Some(_) => ALLOW,
         }
@@ -297,6 +319,7 @@ mod tests {
         assert_eq!(answer_to(SYS_clone, libc::CLONE_NEWUSER as u32), refuse(EPERM));
         assert_eq!(answer_to(SYS_clone3, 0), refuse(libc::ENOSYS));
         assert_eq!(answer_to(SYS_socket, AF_VSOCK), refuse(EPERM));
+        assert_eq!(answer_to(SYS_socket, AF_ALG), refuse(EPERM));
     }
 
     proptest! {
@@ -309,7 +332,7 @@ mod tests {
                 0 => Rule::Allow,
                 1 => Rule::Refuse(EPERM),
                 2 => Rule::RefuseBits(0xff00),
-                3 => Rule::RefuseValue(7),
+                3 => Rule::RefuseValues([7, 8]),
                 _ => Rule::Personality,
             }).collect();
             let filter = SeccompFilter::compile(&rules);

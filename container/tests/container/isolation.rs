@@ -36,9 +36,10 @@ fn test_hostname_changes_only_inside() {
     let mut spec = bench.shell("hostname; cat /proc/sys/kernel/hostname");
     spec.hostname = Some("inside".into());
     assert_eq!(bench.run(spec).1, "inside\ninside\n");
-    // Needs CAP_SYS_ADMIN, which the default set does not have.
+    // Needs CAP_SYS_ADMIN, which the default set does not have, and a filter that lets it.
     let mut spec = bench.shell("hostname other && hostname");
     spec.capabilities = None;
+    spec.seccomp = None;
     assert_eq!(bench.run(spec).1, "other\n");
     assert_eq!(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), before);
 }
@@ -87,6 +88,26 @@ fn test_overlay_of_two_layers_with_awkward_names() {
     let mut spec = bench.shell("cat /etc/name; stat -c %a /");
     spec.rootfs = Rootfs::Overlay { lower: vec![top, bench.rootfs()], size_bytes: None };
     assert_eq!(bench.run(spec).1, "top755\n");
+}
+
+#[test]
+fn test_overlay_on_a_directory_keeps_what_is_written() {
+    let Some(bench) = Bench::new("test_overlay_on_a_directory") else { return };
+    let at = |name: &str| bench.directory.path().join(name);
+    for name in ["up,per", "wo:rk", "again"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let with = |work: &str, volatile, script| {
+        let (upper, work) = (at("up,per"), at(work));
+        let rootfs = Rootfs::OverlayOn { lower: vec![bench.rootfs()], upper, work, volatile };
+        bench.run(Spec { rootfs, ..bench.shell(script) })
+    };
+    assert!(with("wo:rk", false, "echo kept > /etc/new; rm /bin/date").0.success());
+    assert_eq!(std::fs::read_to_string(at("up,per").join("etc/new")).unwrap(), "kept\n");
+    assert!(!bench.rootfs().join("etc/new").exists());
+    let script = "cat /etc/new; test ! -e /bin/date && grep -c volatile /proc/self/mountinfo";
+    assert_eq!(with("wo:rk", false, script).1, "kept\n0\n");
+    assert_eq!(with("again", true, script).1, "kept\n1\n");
 }
 
 #[test]
@@ -170,7 +191,7 @@ fn test_device_nodes_work_in_dev_only() {
          echo x 2>/dev/null >/dev/full || echo full; readlink /dev/ptmx; readlink /dev/stdin; \
          ls /dev/pts/ptmx; echo y > /dev/shm/y && cat /dev/shm/y; ls /dev | wc -l",
     );
-    assert_eq!(text, "4\n4\nfull\npts/ptmx\n/proc/self/fd/0\n/dev/pts/ptmx\ny\n13\n");
+    assert_eq!(text, "4\n4\nfull\npts/ptmx\n/proc/self/fd/0\n/dev/pts/ptmx\ny\n14\n");
     // Whoever may make nodes must not get at the host's disks by it.
     let text = bench.output(
         "mknod /tmp/disk c 1 5 && { head -c 1 /tmp/disk 2>&1; echo; } | grep -c -i denied; \

@@ -31,6 +31,8 @@ pub(super) struct Loaded {
     pub(super) entry: u64,
     /// Guest-physical address of the first instruction by PVH, if the kernel has that.
     pub(super) pvh_entry: Option<u64>,
+    /// Start of the lowest segment.
+    pub(super) start: u64,
     /// End of the highest segment.
     pub(super) end: u64,
 }
@@ -82,6 +84,7 @@ pub(super) fn load(path: &Path, draft: &mut Draft) -> Result<Loaded, BootError> 
             .copy(segment.memory.start, &file, segment.offset, segment.file_bytes)
             .map_err(read_failed)?;
     }
+    let start = segments.iter().map(|segment| segment.memory.start).min().unwrap_or(KERNEL_MIN);
     let end = segments.iter().map(|segment| segment.memory.end).max().unwrap_or(KERNEL_MIN);
     let mut pvh_entry = None;
     for (offset, bytes) in parser.notes(table)? {
@@ -90,7 +93,7 @@ pub(super) fn load(path: &Path, draft: &mut Draft) -> Result<Loaded, BootError> 
         pvh_entry = pvh_entry.or(pvh::entry(&notes));
     }
     pvh_entry = pvh_entry.filter(|at| segments.iter().any(|segment| segment.memory.contains(at)));
-    Ok(Loaded { entry: header.entry, pvh_entry, end })
+    Ok(Loaded { entry: header.entry, pvh_entry, start, end })
 }
 
 /// What the ELF header says about the rest.

@@ -92,7 +92,10 @@ fn error_of(adapt: impl FnOnce(&mut Image)) -> BootError {
 #[test]
 fn test_load_copies_file_bytes_and_leaves_bss_zero() {
     let (loaded, draft) = load_bytes(&Image::default().bytes()).unwrap();
-    assert_eq!(loaded, Loaded { entry: 0x10_0010, pvh_entry: None, end: 0x20_0100 });
+    assert_eq!(
+        loaded,
+        Loaded { entry: 0x10_0010, pvh_entry: None, start: 0x10_0000, end: 0x20_0100 }
+    );
     let byte = |address| draft.byte(address);
     assert_eq!((byte(0x10_0000), byte(0x10_00ff), byte(0x10_0100)), (0xcc, 0xcc, 0));
     assert_eq!((byte(0x0f_ffff), byte(0x20_00ff), byte(0x20_0100)), (0, 0xcc, 0));

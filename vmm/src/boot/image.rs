@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use super::Entry;
+use crate::layout::{KERNEL_MIN, LOW_END};
 use crate::mapping::{HUGE_PAGE_BYTES, View, memory_file};
 use crate::memory::low_end;
 
@@ -65,6 +66,23 @@ impl Image {
     /// What is in the file, in its order and without gaps.
     pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// One of these contents, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(contents: &[(u64, &[u8])]) -> Image {
+        let mut draft = Draft::new(crate::MEMORY_MIN_BYTES).unwrap();
+        contents.iter().for_each(|(address, bytes)| draft.write(*address, bytes).unwrap());
+        let entry = Entry { address: 0, protocol: crate::BootProtocol::Linux64 };
+        draft.finish(entry).unwrap()
+    }
+
+    /// Whether there is nothing but boot data in the first large page.
+    pub(crate) fn is_apart(&self) -> bool {
+        let is_apart = |piece: &Piece| {
+            piece.address >= LOW_END || piece.address + piece.bytes as u64 <= KERNEL_MIN
+        };
+        self.pieces.iter().all(is_apart)
     }
 
     /// The numbers of the regions of so many bytes in which there is anything, in any order.
@@ -211,7 +229,7 @@ mod tests {
             draft.finish(Entry { address: 0x10_0000, protocol: BootProtocol::Linux64 }).unwrap();
         assert_eq!(image.pieces().iter().map(|piece| piece.bytes).sum::<usize>(), 4096 * 2 + 3);
         let ram = GuestRam::new(RAM_BYTES, Pages::Thp, false).unwrap();
-        ram.fill(&image).unwrap();
+        ram.fill(&image, Pages::Thp).unwrap();
         let mut found = vec![0; 3 << 20];
         ram.memory().read_slice(&mut found, GuestAddress(0x10_0000)).unwrap();
         assert!(found == bytes);

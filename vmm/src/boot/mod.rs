@@ -28,6 +28,7 @@ pub(crate) use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_ENTRIES, TSS_SELECTOR,
 use crate::layout::{ACPI_TABLES, CMDLINE, GDT, MP_TABLE, PAGE_TABLES, START_INFO, ZERO_PAGE};
 use crate::{BootProtocol, Config};
 use image::Draft;
+use zero_page::Ram;
 
 /// The longest command line that x86-64 Linux takes (`COMMAND_LINE_SIZE` less the NUL).
 pub const CMDLINE_MAX_BYTES: usize = 2047;
@@ -198,16 +199,16 @@ pub(crate) fn lay_out(config: &Config, cmdline: &str, irqs: &[u32]) -> Result<Im
         // 64 KiB of absent firmware, through a new mapping each time.
         write("the MP table", MP_TABLE, &mptable::build(MP_TABLE, config.vcpus))?;
     }
+    let ram = Ram::of(config.memory_bytes, kernel.start);
     let address = match config.protocol {
         BootProtocol::Linux64 => {
             write("the page tables", PAGE_TABLES, &tables::identity_map(kernel.end))?;
-            let page =
-                zero_page::build(config.memory_bytes, cmdline.len(), initramfs, root_pointer);
+            let page = zero_page::build(ram, cmdline.len(), initramfs, root_pointer);
             write("the zero page", ZERO_PAGE, &page)?;
             kernel.entry
         }
         BootProtocol::Pvh => {
-            let info = pvh::start_info(config.memory_bytes, initramfs, root_pointer);
+            let info = pvh::start_info(ram, initramfs, root_pointer);
             write("the start info", START_INFO, &info)?;
             let path = || config.kernel.clone();
             kernel.pvh_entry.ok_or_else(|| BootError::NoPvh { path: path() })?

@@ -2,7 +2,7 @@
 //! xen/include/public/arch-x86/hvm/start_info.h of Xen).
 
 use super::initramfs::Placed;
-use super::zero_page::e820;
+use super::zero_page::{Ram, e820};
 use crate::layout::{CMDLINE, START_INFO};
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit physical entry.
@@ -44,11 +44,7 @@ pub(super) fn entry(mut notes: &[u8]) -> Option<u64> {
 
 /// `struct hvm_start_info` to lie at [`START_INFO`], its list of modules, which is the initramfs or
 /// nothing, its memory map, and the address of ACPI's root pointer or 0.
-pub(super) fn start_info(
-    memory_bytes: u64,
-    initramfs: Option<Placed>,
-    acpi: Option<u64>,
-) -> [u8; BYTES] {
+pub(super) fn start_info(ram: Ram, initramfs: Option<Placed>, acpi: Option<u64>) -> [u8; BYTES] {
     let mut info = [0; BYTES];
     let mut set = |at: usize, bytes: &[u8]| info[at..at + bytes.len()].copy_from_slice(bytes);
     set(0, &MAGIC.to_le_bytes());
@@ -63,7 +59,7 @@ pub(super) fn start_info(
     set(32, &acpi.unwrap_or(0).to_le_bytes());
     set(40, &(START_INFO + MEMORY_MAP as u64).to_le_bytes());
     let mut entries = 0_u32;
-    let map = e820(memory_bytes).take(MEMORY_MAP_ENTRIES_MAX);
+    let map = e820(ram).take(MEMORY_MAP_ENTRIES_MAX);
     for (index, (start, bytes, kind)) in map.enumerate() {
         let at = MEMORY_MAP + index * MEMORY_MAP_ENTRY_BYTES;
         set(at, &start.to_le_bytes());
@@ -109,8 +105,11 @@ mod tests {
 
     #[test]
     fn test_start_info_points_at_initramfs_and_memory() {
-        let info =
-            start_info(5 << 30, Some(Placed { start: 0x200_0000, bytes: 99 }), Some(0xe_0000));
+        let info = start_info(
+            Ram::of(5 << 30, 0x20_0000),
+            Some(Placed { start: 0x200_0000, bytes: 99 }),
+            Some(0xe_0000),
+        );
         let word = |at: usize| u64::from_le_bytes(info[at..at + 8].try_into().unwrap());
         assert_eq!(word(0), 0x1_336e_c578);
         assert_eq!(word(8), 1 << 32);

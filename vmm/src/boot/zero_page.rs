@@ -4,7 +4,7 @@
 //! at 0x1f1 (Documentation/arch/x86/boot.rst).
 
 use super::initramfs::Placed;
-use crate::layout::{CMDLINE, CONVENTIONAL_END, KERNEL_MIN};
+use crate::layout::{CMDLINE, CONVENTIONAL_END, KERNEL_MIN, LOW_END};
 use crate::memory::ranges;
 
 const PAGE_BYTES: usize = 4096;
@@ -32,9 +32,25 @@ const LOADED_HIGH: u8 = 1;
 pub(super) const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
-/// Builds the page for a guest of `memory_bytes`, with the address of ACPI's root pointer if it has one.
+/// RAM as a guest is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ram {
+    /// All of it, with what is kept back.
+    pub(super) bytes: u64,
+    /// Where it goes on above the legacy hole.
+    pub(super) extended: u64,
+}
+
+impl Ram {
+    /// RAM of `bytes` for a kernel that lies from `kernel_start` on.
+    pub(super) fn of(bytes: u64, kernel_start: u64) -> Ram {
+        Ram { bytes, extended: if kernel_start < LOW_END { KERNEL_MIN } else { LOW_END } }
+    }
+}
+
+/// Builds the page for a guest of that RAM, with the address of ACPI's root pointer if it has one.
 pub(super) fn build(
-    memory_bytes: u64,
+    ram: Ram,
     cmdline_bytes: usize,
     initramfs: Option<Placed>,
     acpi: Option<u64>,
@@ -57,7 +73,7 @@ pub(super) fn build(
         set(RAMDISK_SIZE, &(bytes as u32).to_le_bytes());
     }
     let mut entries = 0;
-    for (index, (start, bytes, kind)) in e820(memory_bytes).enumerate() {
+    for (index, (start, bytes, kind)) in e820(ram).enumerate() {
         let at = E820_TABLE + index * E820_ENTRY_BYTES;
         set(at, &start.to_le_bytes());
         set(at + 8, &bytes.to_le_bytes());
@@ -69,13 +85,13 @@ pub(super) fn build(
 }
 
 /// The memory map: `(start, bytes, kind)`, ascending and without overlap.
-pub(super) fn e820(memory_bytes: u64) -> impl Iterator<Item = (u64, u64, u32)> {
+pub(super) fn e820(ram: Ram) -> impl Iterator<Item = (u64, u64, u32)> {
     let legacy = [
         (0, CONVENTIONAL_END, E820_RAM),
-        (CONVENTIONAL_END, KERNEL_MIN - CONVENTIONAL_END, E820_RESERVED),
+        (CONVENTIONAL_END, ram.extended - CONVENTIONAL_END, E820_RESERVED),
     ];
-    let extended = ranges(memory_bytes).map(|(start, _, bytes)| {
-        let from = start.max(KERNEL_MIN);
+    let extended = ranges(ram.bytes).map(move |(start, _, bytes)| {
+        let from = start.max(ram.extended);
         (from, start + bytes - from, E820_RAM)
     });
     legacy.into_iter().chain(extended)
@@ -86,14 +102,15 @@ mod tests {
     use super::*;
     use crate::layout::{HOLE_END, HOLE_START};
 
+    const RAM: Ram = Ram { bytes: 128 << 20, extended: KERNEL_MIN };
+
     fn u32_at(page: &[u8], at: usize) -> u32 {
         u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
     }
 
     #[test]
     fn test_build_small_guest_has_header_and_three_ranges() {
-        let page =
-            build(128 << 20, 9, Some(Placed { start: 0x7ff_0000, bytes: 77 }), Some(0xe_0000));
+        let page = build(RAM, 9, Some(Placed { start: 0x7ff_0000, bytes: 77 }), Some(0xe_0000));
         assert_eq!(&page[0x202..0x206], b"HdrS");
         assert_eq!(&page[0x1fe..0x200], [0x55, 0xaa]);
         assert_eq!(u32_at(&page, 0x70), 0xe_0000);
@@ -111,7 +128,7 @@ mod tests {
 
     #[test]
     fn test_build_without_initramfs_leaves_its_fields_zero() {
-        let page = build(128 << 20, 0, None, None);
+        let page = build(RAM, 0, None, None);
         assert_eq!((u32_at(&page, RAMDISK_IMAGE), u32_at(&page, RAMDISK_SIZE)), (0, 0));
         assert_eq!(u32_at(&page, ACPI_RSDP_ADDR), 0);
     }
@@ -119,15 +136,18 @@ mod tests {
     #[test]
     fn test_e820_covers_all_ram_but_the_legacy_hole_and_none_of_the_pci_hole() {
         for bytes in [16 << 20, HOLE_START, HOLE_START + 4096, 64 << 30] {
-            let map: Vec<_> = e820(bytes).collect();
-            let ram: u64 =
-                map.iter().filter(|range| range.2 == E820_RAM).map(|range| range.1).sum();
-            assert_eq!(ram, bytes - (KERNEL_MIN - CONVENTIONAL_END));
-            for pair in map.windows(2) {
-                assert!(pair[0].0 + pair[0].1 <= pair[1].0);
-            }
-            for &(start, length, _) in &map {
-                assert!(start + length <= HOLE_START || start >= HOLE_END);
+            for (kernel_start, extended) in [(KERNEL_MIN, KERNEL_MIN), (LOW_END, LOW_END)] {
+                let ram = Ram::of(bytes, kernel_start);
+                let map: Vec<_> = e820(ram).collect();
+                let told: u64 =
+                    map.iter().filter(|range| range.2 == E820_RAM).map(|range| range.1).sum();
+                assert_eq!(told, bytes - (extended - CONVENTIONAL_END));
+                for pair in map.windows(2) {
+                    assert!(pair[0].0 + pair[0].1 <= pair[1].0);
+                }
+                for &(start, length, _) in &map {
+                    assert!(start + length <= HOLE_START || start >= HOLE_END);
+                }
             }
         }
     }

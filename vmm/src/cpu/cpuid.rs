@@ -29,8 +29,6 @@ const LEVEL_CORE: u32 = 2 << 8;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_KVM: u32 = 0x4000_0000;
 const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
-/// Leaf 0x40000001, EAX.
-const EAX_KVM_PV_EOI: u32 = 1 << 6;
 /// "KVMKVMKVM\0\0\0" in EBX, ECX, EDX.
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 
@@ -39,20 +37,6 @@ const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 /// does not need.
 fn is_dropped(leaf: u32) -> bool {
     matches!(leaf, LEAF_TOPOLOGY | 0x1f | 0x8000_0022 | 0x8000_0026)
-}
-
-/// Hides KVM's end of interrupt by memory (`KVM_FEATURE_PV_EOI`), so that the guest leaves at the
-/// end of each interrupt.
-///
-/// For hosts whose processor is QEMU's emulator: what its VMRUN injects (7.2,
-/// target/i386/tcg/sysemu/svm_helper.c) stays its pending exception until the guest next leaves or
-/// faults, and is delivered once more, even where the guest has interrupts off, if the emulator's
-/// loop is left before. One processor runs on after that; with several the handler waits for a
-/// spinlock that the code under it holds, for ever. Linux ends an interrupt before it takes locks.
-pub(super) fn have_interrupts_ended_by_exits(entries: &mut [kvm_cpuid_entry2]) {
-    for entry in entries.iter_mut().filter(|entry| entry.function == LEAF_KVM_FEATURES) {
-        entry.eax &= !EAX_KVM_PV_EOI;
-    }
 }
 
 /// The answers of the vCPU `index` of `count`, whose APIC id is its index. `None` only if there are
@@ -206,13 +190,6 @@ mod tests {
         assert_eq!(find(&cpuid, 0x8000_0008, 0).unwrap().ecx, 0);
         assert_eq!(find(&cpuid, 0x8000_001d, 0).unwrap().eax, 0x121);
         assert!(find(&cpuid, 0x8000_001e, 0).is_none(), "all of it is zero");
-    }
-
-    #[test]
-    fn test_have_interrupts_ended_by_exits_hides_that_feature_only() {
-        let mut entries = [leaf(1, 0, [0xffff; 4]), leaf(LEAF_KVM_FEATURES, 0, [0x0100_7efb; 4])];
-        have_interrupts_ended_by_exits(&mut entries);
-        assert_eq!((entries[0].eax, entries[1].eax), (0xffff, 0x0100_7ebb));
     }
 
     #[test]

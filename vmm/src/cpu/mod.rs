@@ -83,9 +83,6 @@ impl Identity {
             entries = portable::reduce(&entries)?;
         }
         let emulated = saved::is_emulated();
-        if emulated && count > 1 {
-            cpuid::have_interrupts_ended_by_exits(&mut entries);
-        }
         let of_vcpus = (0..count).map(|index| {
             cpuid::of_vcpu(&entries, deadline_timer, index, count).ok_or_else(too_many_entries)
         });

@@ -26,17 +26,17 @@ pub(crate) use saved::Saved;
 pub(crate) use serial::DATA as SERIAL_PORT;
 pub use virtio::{
     BLOCK_QUEUES_MAX, BalloonControl, BalloonState, BalloonStatistics, BlockError, ConsoleControl,
-    ConsoleError, NetError, Streams, VsockError, open_tap,
+    ConsoleError, NetError, Streams, VsockError, has_vhost_net, open_tap,
 };
 pub(crate) use virtio::{
     Balloon, Block, Console, Control, Device, Net, Notify, RegisterPages, Rng, SavedTransport,
-    Transport, Vsock,
+    Transport, VHOST_REQUESTS, VhostNet, Vsock,
 };
 
 use crate::layout::{SERIAL_IRQ, VIRTIO_MMIO, VIRTIO_MMIO_STRIDE};
 use crate::memory::GuestRam;
 use crate::reactor::ReactorError;
-use crate::{Config, Error, KvmError};
+use crate::{Config, Error, KvmError, NetBackend};
 use i8042::I8042;
 use renewal::Renewal;
 use serial::Serial;
@@ -250,11 +250,13 @@ impl Devices {
             let transport = &lock(slot).0;
             let host = transport.source().map(|fd| fd.as_raw_fd());
             sources.extend(host.map(|fd| Source::Host { device, fd }));
-            if transport.notify() == Notify::Thread {
-                let address = VIRTIO_MMIO + VIRTIO_MMIO_STRIDE * device as u64 + NOTIFY;
-                let queues = 0..transport.queue_count();
-                sources.extend(queues.map(|queue| Source::Driver { device, queue, address }));
-            }
+            let address = VIRTIO_MMIO + VIRTIO_MMIO_STRIDE * device as u64 + NOTIFY;
+            let queues = 0..transport.queue_count();
+            let is_threads = transport.notify() == Notify::Thread;
+            sources.extend(queues.filter_map(|queue| match transport.kick(queue) {
+                Some(fd) => Some(Source::Elsewhere { device, queue, address, fd }),
+                None => is_threads.then_some(Source::Driver { device, queue, address }),
+            }));
         }
         sources
     }
@@ -266,7 +268,9 @@ impl Devices {
         ram: &GuestRam,
         source: &Source,
     ) -> Result<bool, KvmError> {
-        let (Source::Host { device, .. } | Source::Driver { device, .. }) = *source;
+        let (Source::Host { device, .. }
+        | Source::Driver { device, .. }
+        | Source::Elsewhere { device, .. }) = *source;
         let Some(slot) = self.virtio.get(device) else { return Ok(false) };
         if matches!(source, Source::Host { .. }) && lock(slot).0.gathers() {
             // Not under the lock, which a vCPU may want.
@@ -275,7 +279,9 @@ impl Devices {
         let (transport, line) = &mut *lock(slot);
         match *source {
             Source::Host { .. } => transport.host_ready(ram.memory()),
-            Source::Driver { queue, .. } => transport.notified(ram.memory(), queue),
+            Source::Driver { queue, .. } | Source::Elsewhere { queue, .. } => {
+                transport.notified(ram.memory(), queue);
+            }
         }
         line.set(vm, transport.interrupts())?;
         Ok(transport.is_unfinished())
@@ -319,7 +325,10 @@ pub(crate) fn open(config: &Config, streams: Streams) -> Result<Vec<Box<dyn Devi
         devices.push(Box::new(Rng::new()));
     }
     for net in &config.nets {
-        devices.push(Box::new(Net::open(net)?));
+        devices.push(match net.backend {
+            NetBackend::User => Box::new(Net::open(net)?),
+            NetBackend::Vhost => Box::new(VhostNet::open(net)?),
+        });
     }
     if let Some(balloon) = &config.balloon {
         let made = Balloon::new(balloon);
@@ -355,6 +364,17 @@ pub(crate) enum Source {
         queue: usize,
         /// The register that the driver writes the queue's number to.
         address: u64,
+    },
+    /// A driver's notification that goes past the device thread, to whoever serves the queue.
+    Elsewhere {
+        /// Which device.
+        device: usize,
+        /// Which of its queues.
+        queue: usize,
+        /// As of `Driver`.
+        address: u64,
+        /// The device's eventfd, open as long as the device.
+        fd: RawFd,
     },
 }
 

@@ -168,7 +168,7 @@ impl Sections {
     }
 
     /// Whether there is a section of a kind.
-    pub(super) fn has(&self, kind: Kind) -> bool {
+    pub(crate) fn has(&self, kind: Kind) -> bool {
         self.list.iter().any(|(found, _, _)| *found == kind as u32)
     }
 

@@ -4,8 +4,8 @@ use std::os::fd::AsRawFd;
 use std::thread;
 
 use tare_vmm::{
-    BalloonConfig, BlockConfig, BlockEngine, ConsoleConfig, End, Error, NetConfig, TapSource,
-    VsockConfig, open_tap,
+    BalloonConfig, BlockConfig, BlockEngine, ConsoleConfig, End, Error, NetBackend, NetConfig,
+    TapSource, VsockConfig, open_tap,
 };
 
 use crate::RESET;
@@ -37,9 +37,11 @@ fn test_confined_thread_runs_a_guest_with_every_device_and_ends() {
             output: Some(output.as_raw_fd()),
             size: (80, 25),
         });
-        let net = tap
-            .iter()
-            .map(|tap| NetConfig { tap: TapSource::Fd(tap.as_raw_fd()), mac: [2, 0, 0, 0, 0, 1] });
+        let net = tap.iter().map(|tap| NetConfig {
+            tap: TapSource::Fd(tap.as_raw_fd()),
+            backend: NetBackend::User,
+            mac: [2, 0, 0, 0, 0, 1],
+        });
         config.nets = net.collect();
     });
     let mut vmm = vmm.unwrap();

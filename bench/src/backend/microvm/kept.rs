@@ -236,6 +236,7 @@ impl Kept {
             kernel: &self.record.kernel,
             guest: GuestMachine::default(),
             acpi: false,
+            timer: true,
             initramfs: self.directory.join(INITRAMFS),
             cmdline: self.record.cmdline.clone(),
             memory_mib: self.record.memory_mib,
@@ -310,7 +311,9 @@ fn fill(kit: &Kit, memory_mib: u64, directory: &Path) -> Result<Keeping, Error> 
 
 /// What a directory does not record must be as the restore makes it.
 fn check(machine: GuestMachine) -> Result<(), Error> {
-    let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol } = GuestMachine::default();
+    // Who moves a network's packets is nothing to a guest that has none.
+    let GuestMachine { vcpus, cpu_profile, pages, prefault, protocol, net_backend: _ } =
+        GuestMachine::default();
     for (option, is_default) in [
         ("--vcpus", machine.vcpus == vcpus),
         ("--cpu-profile", machine.cpu_profile == cpu_profile),

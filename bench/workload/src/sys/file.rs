@@ -1,6 +1,7 @@
 //! Open files.
 
 use alloc::ffi::CString;
+use core::ffi::CStr;
 
 use super::{check, check_size, retry};
 use crate::Errno;
@@ -22,6 +23,20 @@ impl File {
         retry(|| {
             // SAFETY: `path` is NUL-terminated and outlives the call.
             check(unsafe { libc::open(path.as_ptr(), flags, 0o600) })
+        })
+        .map(File)
+    }
+
+    /// Opens a name in a directory that is open.
+    pub(crate) fn open_at(
+        directory: &File,
+        name: &CStr,
+        flags: libc::c_int,
+    ) -> Result<File, Errno> {
+        let flags = flags | libc::O_CLOEXEC;
+        retry(|| {
+            // SAFETY: `name` is NUL-terminated.
+            check(unsafe { libc::openat(directory.0, name.as_ptr(), flags) })
         })
         .map(File)
     }

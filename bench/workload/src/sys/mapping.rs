@@ -20,6 +20,12 @@ impl Mapping {
         Mapping::new(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1)
     }
 
+    /// Zeroed memory of this size that children share.
+    pub(crate) fn shared(bytes: usize) -> Result<Mapping, Errno> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        Mapping::new(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1)
+    }
+
     /// How many of the first `bytes` of `file` are in this kernel's page cache.
     pub(crate) fn cached_bytes(file: &File, bytes: usize) -> Result<usize, Errno> {
         let mapping = Mapping::new(bytes, libc::PROT_READ, libc::MAP_SHARED, file.fd())?;

@@ -4,11 +4,13 @@
 //! `std` to lean on.
 
 mod aio;
+mod directory;
 mod file;
 mod mapping;
 mod process;
 
 pub(crate) use aio::{Aio, Completion, Request};
+pub(crate) use directory::entries;
 pub(crate) use file::{File, c_path, set_nonblocking};
 pub(crate) use mapping::Mapping;
 pub(crate) use process::{

@@ -1,15 +1,19 @@
 //! Every workload, one file or directory each.
 
 mod cpu;
+mod demand;
 mod exchange;
 mod file;
+mod hold;
 mod memory;
 mod probe;
+mod reach;
 mod roundtrip;
 mod run;
 mod start;
 mod stream;
 mod syscall;
+mod tree;
 
 use crate::Workload;
 
@@ -25,6 +29,10 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &roundtrip::RoundTrip,
         &run::Run,
         &probe::Probe,
+        &tree::TreeDigest,
+        &reach::Reach,
+        &demand::Demand,
+        &hold::Hold,
     ]
 }
 

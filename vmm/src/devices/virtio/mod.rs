@@ -24,7 +24,7 @@ mod transport;
 mod vsock;
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use vm_memory::GuestMemoryMmap;
 
@@ -35,8 +35,8 @@ pub(crate) use block::Block;
 pub(crate) use console::Console;
 pub use console::{ConsoleControl, ConsoleError};
 pub use disk::BlockError;
-pub(crate) use net::Net;
-pub use net::{NetError, open_tap};
+pub(crate) use net::{Net, VHOST_REQUESTS, VhostNet};
+pub use net::{NetError, has_vhost_net, open_tap};
 use queue::Virtqueue;
 pub(crate) use rng::Rng;
 pub(crate) use transport::{RegisterPages, SavedTransport, Transport};
@@ -93,6 +93,12 @@ pub(crate) trait Device: fmt::Debug + Send {
         Notify::Vcpu
     }
 
+    /// An eventfd of the device's for a queue, to which the driver's notifications go: whoever has the
+    /// other end serves the queue, and `notified` is not called for them.
+    fn kick(&self, _queue: usize) -> Option<RawFd> {
+        None
+    }
+
     /// A descriptor that is readable when the host has something for the guest. It must not be
     /// readable while the device can do nothing about it, or the device thread would spin: a
     /// device with more than one source, or with one that it must leave aside at times, has an
@@ -137,7 +143,8 @@ pub(crate) trait Device: fmt::Debug + Send {
         None
     }
 
-    /// The source is readable, or the driver has just become ready. Queues may not be.
+    /// The source is readable, or the driver has just become ready, or has started or stopped a queue
+    /// after that. Queues may not be ready.
     ///
     /// # Errors
     ///
@@ -172,12 +179,14 @@ pub(crate) struct Queues<'a> {
     list: &'a mut [Virtqueue],
     /// Set by the device when its configuration space has changed: the driver is told.
     pub(super) config_changed: bool,
+    /// Set by a device whose queues another serves, to have the driver interrupted.
+    pub(super) interrupt: bool,
     again: Option<usize>,
 }
 
 impl<'a> Queues<'a> {
     pub(super) fn new(memory: &'a GuestMemoryMmap, list: &'a mut [Virtqueue]) -> Queues<'a> {
-        Queues { memory, list, config_changed: false, again: None }
+        Queues { memory, list, config_changed: false, interrupt: false, again: None }
     }
 
     /// The queue of that number, if the driver has set it up.

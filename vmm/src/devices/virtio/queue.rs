@@ -46,6 +46,16 @@ pub(super) struct SavedQueue {
     ready: u16,
 }
 
+/// Where the parts of a queue are in this process, for whoever else serves it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rings {
+    pub(super) size: u16,
+    pub(super) next_available: u16,
+    pub(super) table: *mut u8,
+    pub(super) available: *mut u8,
+    pub(super) used: *mut u8,
+}
+
 impl Virtqueue {
     /// A queue of at most `size` descriptors, a power of two.
     pub(super) fn new(size: u16) -> Virtqueue {
@@ -247,6 +257,42 @@ impl Virtqueue {
             self.queue.set_ready(false);
             return Err(Broken::Rings);
         }
+        Ok(())
+    }
+
+    /// Its parts, for another to serve it; `None` if one is not in one piece of memory.
+    pub(super) fn rings(&self, memory: &GuestMemoryMmap) -> Option<Rings> {
+        let size = usize::from(self.queue.size());
+        // A ring ends with the index at which its reader wants to hear of it.
+        let place = |address, bytes| {
+            let slice = memory.get_slice(GuestAddress(address), bytes).ok()?;
+            Some(slice.ptr_guard_mut().as_ptr())
+        };
+        let ring_bytes = |entry| RING_ENTRIES + entry * size + size_of::<u16>();
+        Some(Rings {
+            size: self.queue.size(),
+            next_available: self.queue.next_avail(),
+            table: place(self.queue.desc_table(), DESCRIPTOR_BYTES * size)?,
+            available: place(self.queue.avail_ring(), ring_bytes(AVAILABLE_BYTES))?,
+            used: place(self.queue.used_ring(), ring_bytes(USED_BYTES))?,
+        })
+    }
+
+    /// Goes on after another has served it, up to the chain that is next. What that one has used it
+    /// has told of.
+    ///
+    /// # Errors
+    ///
+    /// The used ring cannot be read.
+    pub(super) fn resume_at(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        next_available: u16,
+    ) -> Result<(), Broken> {
+        let used = self.queue.used_idx(memory, Ordering::Acquire).map_err(|_| Broken::UsedRing)?;
+        self.queue.set_next_avail(next_available);
+        self.queue.set_next_used(used.0);
+        self.told = used.0;
         Ok(())
     }
 

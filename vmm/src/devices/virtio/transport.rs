@@ -4,7 +4,7 @@
 mod page;
 mod saved;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use virtio_bindings::virtio_config as config;
 use virtio_bindings::virtio_mmio as mmio;
@@ -171,6 +171,10 @@ impl Transport {
         }
         match register {
             mmio::VIRTIO_MMIO_QUEUE_NOTIFY => {}
+            mmio::VIRTIO_MMIO_QUEUE_READY => {
+                self.host_ready(memory);
+                self.show();
+            }
             mmio::VIRTIO_MMIO_INTERRUPT_ACK => self.show_interrupts(),
             _ => self.show(),
         }
@@ -289,6 +293,11 @@ impl Transport {
         self.device.control()
     }
 
+    /// See [`Device::kick`].
+    pub(crate) fn kick(&self, queue: usize) -> Option<RawFd> {
+        self.device.kick(queue)
+    }
+
     /// See [`Device::source`].
     pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
         self.device.source()
@@ -318,6 +327,9 @@ impl Transport {
         let result = work(&mut *self.device, &mut queues);
         self.pending = queues.again;
         let config_changed = queues.config_changed;
+        if queues.interrupt {
+            self.interrupt_status |= mmio::VIRTIO_MMIO_INT_VRING;
+        }
         if config_changed {
             self.generation = self.generation.wrapping_add(1);
             self.interrupt_status |= mmio::VIRTIO_MMIO_INT_CONFIG;

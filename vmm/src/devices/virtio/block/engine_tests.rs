@@ -188,7 +188,7 @@ fn test_confined_threads_serve_every_request() {
             // _exit.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                let filters = Filters::new();
+                let filters = Filters::new(false);
                 let served = filters.is_ok_and(|filters| filters.apply(thread).is_ok()) && {
                     let is_ok =
                         |answer: Result<(u8, u32), Broken>| answer.is_ok_and(|(s, _)| s == 0);

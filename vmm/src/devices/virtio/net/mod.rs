@@ -10,6 +10,8 @@
 //! another notification. The host's are put into the guest by the device thread. It watches the tap
 //! only while the guest has buffers.
 //!
+//! Or the host's kernel does all that: see `vhost`.
+//!
 //! With mergeable buffers a packet may need several, and how long it is only reading tells. So it
 //! is read into as many as the longest one needs: see `room`. Where the guest has too few, memory
 //! of ours is behind them. If that is touched, the whole packet is kept there until the guest has
@@ -17,6 +19,7 @@
 
 mod room;
 mod tap;
+mod vhost;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -33,6 +36,8 @@ use crate::NetConfig;
 use room::Room;
 use tap::Tap;
 pub use tap::{NetError, open_tap};
+pub use vhost::has_vhost_net;
+pub(crate) use vhost::{VHOST_REQUESTS, VhostNet};
 
 /// Descriptors in each queue.
 const QUEUE_SIZE: u16 = 256;
@@ -96,6 +101,37 @@ pub(crate) struct Net {
     kept: Option<usize>,
 }
 
+/// The configuration space: the station's address, and that the cable is in.
+fn config_of(mac: [u8; 6]) -> Result<[u8; CONFIG_BYTES], NetError> {
+    if mac[0] & 1 != 0 || mac == [0; 6] {
+        return Err(NetError::Mac { mac });
+    }
+    let mut config = [0; CONFIG_BYTES];
+    config[..mac.len()].copy_from_slice(&mac);
+    config[CONFIG_STATUS..].copy_from_slice(&(net::VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+    Ok(config)
+}
+
+/// What is offered, whoever moves the packets.
+fn features() -> u64 {
+    let guest = OFFLOADS.iter().map(|(feature, _)| feature);
+    FEATURES.iter().chain(guest).fold(0, |bits, feature| bits | 1 << feature)
+}
+
+/// What the tap may leave unfinished, to a driver with these features.
+fn offloads_of(features: u64) -> u32 {
+    let wanted = OFFLOADS.iter().filter(|(feature, _)| features & 1 << feature != 0);
+    let offloads = wanted.fold(0, |bits, (_, offload)| bits | offload);
+    // Each stands on the one before (section 5.1.3.1), which the tap insists on.
+    if offloads & libc::TUN_F_CSUM == 0 {
+        0
+    } else if offloads & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
+        libc::TUN_F_CSUM
+    } else {
+        offloads
+    }
+}
+
 /// What came of a look at the tap.
 enum Look {
     Packet,
@@ -110,27 +146,24 @@ impl Net {
     ///
     /// An address or tap that cannot be used.
     pub(crate) fn open(config: &NetConfig) -> Result<Net, NetError> {
-        let mac = config.mac;
-        if mac[0] & 1 != 0 || mac == [0; 6] {
-            return Err(NetError::Mac { mac });
-        }
-        Net::new(Tap::open(config)?, mac)
+        let space = config_of(config.mac)?;
+        Net::new(Tap::open(config)?, space)
     }
 
     /// Over something that behaves like a tap.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn over(tap: std::os::fd::OwnedFd, mac: [u8; 6]) -> Result<Net, NetError> {
-        Net::new(Tap::from_fd(tap), mac)
+        Net::new(Tap::from_fd(tap), config_of(mac)?)
     }
 
-    fn new(tap: Tap, mac: [u8; 6]) -> Result<Net, NetError> {
+    fn new(tap: Tap, config: [u8; CONFIG_BYTES]) -> Result<Net, NetError> {
         let watch = |error| NetError::Watch { error };
         let epoll = Epoll::new().map_err(watch)?;
         let again = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(watch)?;
         let event = EpollEvent::new(EventSet::IN, 0);
         epoll.ctl(ControlOperation::Add, again.as_raw_fd(), event).map_err(watch)?;
-        let mut net = Net {
-            config: [0; CONFIG_BYTES],
+        Ok(Net {
+            config,
             tap,
             epoll,
             again,
@@ -143,15 +176,7 @@ impl Net {
             streams: false,
             spare: vec![0; PACKET_BYTES].into(),
             kept: None,
-        };
-        net.config[..mac.len()].copy_from_slice(&mac);
-        net.set_link(true);
-        Ok(net)
-    }
-
-    fn set_link(&mut self, up: bool) {
-        let status = if up { net::VIRTIO_NET_S_LINK_UP as u16 } else { 0 };
-        self.config[CONFIG_STATUS..].copy_from_slice(&status.to_le_bytes());
+        })
     }
 
     /// Starts or stops watching the tap. Should the kernel refuse, for want of memory, the driver's
@@ -195,7 +220,7 @@ impl Net {
         }
         self.hear(has_room);
         if self.gone && self.config[CONFIG_STATUS..] != [0, 0] {
-            self.set_link(false);
+            self.config[CONFIG_STATUS..].fill(0);
             queues.config_changed = true;
         }
         Ok(())
@@ -292,8 +317,7 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        let guest = OFFLOADS.iter().map(|(feature, _)| feature);
-        FEATURES.iter().chain(guest).fold(0, |bits, feature| bits | 1 << feature)
+        features()
     }
 
     fn negotiated(&mut self, features: u64) {
@@ -301,23 +325,13 @@ impl Device for Net {
         self.kept = None;
         self.streams = false;
         self.room.forget();
-        let has = |feature: u32| features & 1 << feature != 0;
-        self.mergeable = has(net::VIRTIO_NET_F_MRG_RXBUF);
+        self.mergeable = features & 1 << net::VIRTIO_NET_F_MRG_RXBUF != 0;
         if features == 0 {
             self.woken = false;
             let _ = self.again.read();
             return;
         }
-        let wanted = OFFLOADS.iter().filter(|(feature, _)| has(*feature));
-        let mut offloads = wanted.fold(0, |bits, (_, offload)| bits | offload);
-        // Each stands on the one before (section 5.1.3.1), which the tap insists on.
-        if offloads & libc::TUN_F_CSUM == 0 {
-            offloads = 0;
-        }
-        if offloads & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
-            offloads &= libc::TUN_F_CSUM;
-        }
-        self.tap.set_offloads(offloads);
+        self.tap.set_offloads(offloads_of(features));
     }
 
     fn config(&self) -> &[u8] {

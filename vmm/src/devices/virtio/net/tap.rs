@@ -57,6 +57,17 @@ pub enum NetError {
         /// What was asked for.
         mac: [u8; 6],
     },
+    /// The host's kernel cannot move the packets.
+    #[error(
+        "cannot {action} /dev/vhost-net: {error}; load the module vhost_net and see that this user may open it, or have the VMM move the packets"
+    )]
+    Vhost {
+        /// What failed.
+        action: &'static str,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
     /// The device cannot watch its tap.
     #[error(
         "cannot watch the tap device: {error}; see the limits on descriptors (`ulimit -n`, fs.epoll.max_user_watches)"

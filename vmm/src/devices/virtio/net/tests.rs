@@ -5,6 +5,7 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRI
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::NetBackend;
 
 const MEMORY_BYTES: usize = 4 << 20;
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
@@ -38,7 +39,7 @@ impl Bench {
             queue.set_ready(&memory, true).unwrap();
             queue
         });
-        let net = Net::new(Tap::from_fd(tap), MAC).unwrap();
+        let net = Net::new(Tap::from_fd(tap), config_of(MAC).unwrap()).unwrap();
         let mut bench = Bench { memory, queues, net, host, available: [0; 2], used: [0; 2] };
         bench.net.negotiated(features);
         bench.ready().unwrap();
@@ -226,7 +227,7 @@ fn test_restored_hears_another_tap_with_the_buffers_it_had() {
     bench.net.settle(&mut Queues::new(&bench.memory, &mut bench.queues)).unwrap();
     let [tap, host] = wire();
     bench.host = host;
-    bench.net = Net::new(Tap::from_fd(tap), MAC).unwrap();
+    bench.net = Net::new(Tap::from_fd(tap), config_of(MAC).unwrap()).unwrap();
     bench.net.negotiated(0);
     bench.net.restored();
     assert!(!bench.is_readable());
@@ -349,7 +350,7 @@ fn test_host_that_is_gone_takes_the_link_down_once() {
 fn test_open_refuses_addresses_and_taps_that_cannot_be() {
     let open = |mac, tap: &str| {
         let tap = crate::TapSource::Name(tap.to_owned());
-        Net::open(&NetConfig { tap, mac }).unwrap_err()
+        Net::open(&NetConfig { tap, backend: NetBackend::User, mac }).unwrap_err()
     };
     for mac in [[0; 6], [1, 0, 0, 0, 0, 1], [0xff; 6]] {
         assert!(matches!(open(mac, "tap0"), NetError::Mac { .. }));
@@ -359,7 +360,7 @@ fn test_open_refuses_addresses_and_taps_that_cannot_be() {
     }
     let file = tempfile::tempfile().unwrap();
     let tap = crate::TapSource::Fd(file.as_raw_fd());
-    let error = Net::open(&NetConfig { tap, mac: MAC }).unwrap_err();
+    let error = Net::open(&NetConfig { tap, backend: NetBackend::User, mac: MAC }).unwrap_err();
     assert!(matches!(error, NetError::Open { .. }), "{error}");
 }
 

@@ -1,8 +1,9 @@
-//! A burst: boxes launched back to back, each when the one before is gone.
+//! A series: boxes launched back to back, each when the one before is gone.
 //!
 //! What a box leaves to the kernel, which takes its namespaces apart when it is gone already, is paid
-//! for by the next box. In a burst that is a box of the same kind; in a round of single launches it is
-//! another's. The first of a burst finds the machine at rest, and is left out.
+//! for by the next box. In a series that is a box of the same kind; in a round of single launches it is
+//! another's. The first of a series finds the machine at rest, and is left out; the others are values of one
+//! sample, for they are not independent of each other.
 
 use super::attendant::Nobody;
 use super::replicate::{Conduct, Error, replicate};
@@ -10,7 +11,7 @@ use crate::backend::Prepared;
 use crate::results::{Better, Edge, MetricSamples, Sample};
 
 /// Launches a box to start with and `count` more, of which each is a value of the sample's metrics.
-pub(super) fn burst(
+pub(super) fn series(
     prepared: &dyn Prepared,
     conduct: Conduct,
     count: u32,
