@@ -114,8 +114,9 @@ impl Spec {
     ///
     /// # Errors
     /// As [`Spec::prepare`]; also if the container has ended.
-    pub fn prepare_in(self, running: &Running) -> Result<Prepared, Error> {
+    pub fn prepare_in(mut self, running: &Running) -> Result<Prepared, Error> {
         self.check_program()?;
+        self.stations = None;
         let membership = running.membership()?;
         let (command, searched) = self.command();
         let surroundings = Surroundings {

@@ -21,7 +21,7 @@ use super::crowd::{Crowd, Error};
 use super::density::{parts, parts_grown};
 use super::limits;
 use super::room::Room;
-use super::run::{metric, sample_of};
+use super::run::{metric, sample_of, times};
 use crate::backend::{Prepared, system_used_bytes};
 use crate::clock::now_ns;
 use crate::results::{Better, Edge, Limit, MetricSamples, Sample};
@@ -185,10 +185,6 @@ pub(super) fn live(lifecycle: Lifecycle, order: Order<'_>) -> Result<Sample, Err
         Lifecycle::Grow(count) => grow(&order, count),
         Lifecycle::Density(most) => density(&order, most),
     }
-}
-
-fn times(name: &str, values: Vec<f64>) -> MetricSamples {
-    MetricSamples { values, ..metric(name, Unit::Nanoseconds, 0.0) }
 }
 
 /// When each box is to be launched, in nanoseconds from the start.

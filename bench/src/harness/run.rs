@@ -300,6 +300,11 @@ pub(super) fn metric(name: &str, unit: Unit, value: f64) -> MetricSamples {
     MetricSamples { name, unit, better: Better::Lower, values: vec![value] }
 }
 
+/// A metric of many times.
+pub(super) fn times(name: &str, values: Vec<f64>) -> MetricSamples {
+    MetricSamples { values, ..metric(name, Unit::Nanoseconds, 0.0) }
+}
+
 fn capture_sample(capture_ns: u64) -> Sample {
     sample_of(vec![metric("capture_ns", Unit::Nanoseconds, capture_ns as f64)])
 }

@@ -2,13 +2,14 @@
 //!
 //! What a box leaves to the kernel, which takes its namespaces apart when it is gone already, is paid
 //! for by the next box. In a series that is a box of the same kind; in a round of single launches it is
-//! another's. The first of a series finds the machine at rest, and is left out; the others are values of one
-//! sample, for they are not independent of each other.
+//! another's. The first of a series finds the machine at rest, and is left out; the others are values
+//! of one sample, for they are not independent of each other.
 
 use super::attendant::Nobody;
 use super::replicate::{Conduct, Error, replicate};
+use super::run::{sample_of, times};
 use crate::backend::Prepared;
-use crate::results::{Better, Edge, MetricSamples, Sample};
+use crate::results::{Edge, Sample};
 
 /// Launches a box to start with and `count` more, of which each is a value of the sample's metrics.
 pub(super) fn series(
@@ -30,15 +31,5 @@ pub(super) fn series(
             runs.extend(until(Edge::Exit));
         }
     }
-    let metric = |name: &str, values| MetricSamples {
-        name: name.to_owned(),
-        unit: "ns".to_owned(),
-        better: Better::Lower,
-        values,
-    };
-    Ok(Sample {
-        edges_ns: [(Edge::Launch, 0)].into(),
-        metrics: vec![metric("start_ns", starts), metric("run_ns", runs)],
-        ..Sample::default()
-    })
+    Ok(sample_of(vec![times("start_ns", starts), times("run_ns", runs)]))
 }

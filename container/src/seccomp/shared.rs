@@ -5,7 +5,7 @@
 //! different answers: one of each, at the end, is enough. And a number between two of another answer
 //! takes one comparison for equality, not two for order.
 
-use super::{Instruction, JUMP_AT_LEAST, JUMP_EQUAL, LOAD, RETURN};
+use super::{Instruction, JUMP_AT_LEAST, JUMP_EQUAL, RETURN};
 
 /// `BPF_JMP | BPF_JA`: by as much as `k` says.
 const JUMP: u16 = 0x05;
@@ -19,6 +19,12 @@ pub(super) fn shortened(program: Vec<Instruction>) -> Vec<Instruction> {
     }
 }
 
+/// Whether it leads to what follows and nowhere else: it is neither a jump nor an answer, which have
+/// classes of their own (`BPF_CLASS`).
+fn is_straight(instruction: &Instruction) -> bool {
+    !matches!(instruction.code & 0x07, 0x05 | 0x06)
+}
+
 /// Where an instruction leads, if it is true and if not.
 type Targets = (usize, usize);
 
@@ -29,8 +35,8 @@ fn shorten(program: &[Instruction]) -> Option<Vec<Instruction>> {
         let after = |distance: u8| at + 1 + usize::from(distance);
         let to = |target| landing(program, target);
         targets.push(match instruction.code {
-            LOAD => (at + 1, at + 1),
             RETURN | JUMP => (at, at),
+            _ if is_straight(instruction) => (at + 1, at + 1),
             _ => (to(after(instruction.if_true))?, to(after(instruction.if_false))?),
         });
     }
@@ -108,12 +114,11 @@ fn emit(code: &[Instruction], targets: &[Targets]) -> Option<Vec<Instruction>> {
         let (one, other) = targets[*from];
         let distance = |target| u8::try_from(place(target)?.checked_sub(at + 1)?).ok();
         let (if_true, if_false) = (distance(one)?, distance(other)?);
-        shorter.push(match code[*from].code {
-            // It leads to what follows, which must follow still.
-            LOAD if if_true > 0 => return None,
-            LOAD => code[*from],
-            _ => Instruction { if_true, if_false, ..code[*from] },
-        });
+        if is_straight(&code[*from]) && if_true > 0 {
+            // What follows it must follow still.
+            return None;
+        }
+        shorter.push(Instruction { if_true, if_false, ..code[*from] });
     }
     shorter.extend(answers);
     Some(shorter)

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Instant;
 
 use tare_container::{
-    Bridge, Error, NetworkError, Reach, Spec, Station, Stations, raise_interface, sweep_networks,
+    Bridge, Error, NetworkError, Reach, Spec, Station, Stations, UserNamespace, raise_interface,
+    sweep_networks,
 };
 
 use crate::support::Bench;
@@ -206,6 +207,10 @@ fn test_stations_without_a_network_namespace_or_in_a_jail_are_refused() {
         let stations = Stations::new(&Bridge::new(Reach::Host).unwrap());
         let mut spec = on(&bench, &stations, "true");
         spec.network = Some(tare_container::empty_network().unwrap());
+        let error = spec.prepare().unwrap_err();
+        assert!(matches!(error, Error::Invalid { field: "stations", .. }), "{error}");
+        let users = Some(UserNamespace::own());
+        let spec = Spec { user_namespace: users, ..on(&bench, &stations, "true") };
         let error = spec.prepare().unwrap_err();
         assert!(matches!(error, Error::Invalid { field: "stations", .. }), "{error}");
     });
