@@ -112,7 +112,7 @@ struct Ready {
 
 impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
-        vec![
+        let mut state = vec![
             self.version.clone(),
             format!("{NAME} {}", self.arguments.join(" ")),
             "no limits, no cgroup joined".to_owned(),
@@ -120,11 +120,9 @@ impl Prepared for Ready {
             "our namespaces, capabilities and seccomp filter; /proc is masked as it does it, /sys is \
              the host's, read-only"
                 .to_owned(),
-            "root: an overlay with a tmpfs on top, mounted once before and shared by its boxes"
-                .to_owned(),
-            "forked from the harness into a mount and a pid namespace that are there".to_owned(),
-            "agent and runtime in the host's page cache".to_owned(),
-        ]
+        ];
+        state.extend(Enclosure::state());
+        state
     }
 
     fn reset(&self) -> Result<(), Error> {

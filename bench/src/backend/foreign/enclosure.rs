@@ -49,6 +49,16 @@ pub(super) enum Error {
 }
 
 impl Enclosure {
+    /// For a cell's declared state.
+    pub(super) fn state() -> [String; 3] {
+        [
+            "root: an overlay with a tmpfs on top, mounted once before and shared by its boxes",
+            "forked from the harness into a mount and a pid namespace that are there",
+            "agent and runtime in the host's page cache",
+        ]
+        .map(str::to_owned)
+    }
+
     /// Makes one, with a root file system made of `lower` and the agent.
     pub(super) fn new(kit: &Kit, lower: &Path) -> Result<Enclosure, Error> {
         let stage = kit.new_scratch_dir()?;

@@ -137,7 +137,7 @@ impl Prepared for Ready {
             (_, true) => "no limits; it makes and joins a cgroup all the same",
             (_, false) => "cgroup made by the runtime, with the limits that are asked for",
         };
-        vec![
+        let mut state = vec![
             self.version.clone(),
             format!(
                 "{} {} run --preserve-fds 1",
@@ -149,11 +149,9 @@ impl Prepared for Ready {
             "bundle written before each launch: our namespaces, capabilities, masked paths and \
              refused system calls, the latter without the rules on arguments"
                 .to_owned(),
-            "root: an overlay with a tmpfs on top, mounted once before and shared by its boxes"
-                .to_owned(),
-            "forked from the harness into a mount and a pid namespace that are there".to_owned(),
-            "agent and runtime in the host's page cache".to_owned(),
-        ]
+        ];
+        state.extend(Enclosure::state());
+        state
     }
 
     fn reset(&self) -> Result<(), Error> {
