@@ -1,7 +1,7 @@
 # tare: what isolation costs.
 #
 #   make compare   install what is missing, build, and run the comparison
-#   make bench     install what is missing, build, and measure the microVM's figures
+#   make bench     install what is missing, build, and measure the figures of microVM and container
 #   make test      install what is missing, build, and run every test
 #   make fuzz      let cargo-fuzz run every target for FUZZ_TIME seconds (60)
 #   make lint      formatting and clippy
@@ -38,7 +38,8 @@ compare: kernel
 
 bench: kernel
 	@$(TARE) kernel build bare
-	$(TARE) bench vmm $(ARGS)
+	@status=0; for suite in vmm container; do \
+	  $(TARE) bench $$suite $(ARGS) || status=$$?; done; exit $$status
 
 # The guest kernels are built first: tests use them and do not build any.
 test:

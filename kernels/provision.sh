@@ -37,7 +37,10 @@ readonly BUILD_PACKAGES=(
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts
 #   seabios                the firmware of its q35 machine
-readonly LAB_PACKAGES=(qemu-system-x86 qemu-system-data seabios xz-utils)
+#   crun runc bubblewrap   container runtimes to compare with, here and in the lab
+readonly LAB_PACKAGES=(
+  qemu-system-x86 qemu-system-data seabios xz-utils crun runc bubblewrap
+)
 
 #   chromium               a test opens the HTML report in it
 readonly TEST_PACKAGES=(chromium)

@@ -6,12 +6,13 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tare_container::{Bridge, Reach};
 use tare_kernels::modules::{self, GUEST_MODULES, MODULES_LIST, Module, Modules};
 use tare_kernels::{Cache, Initramfs, Stderr, ext4, rootfs};
 use tare_vmm::{BlockEngine, BootProtocol, Config, CpuProfile, NetBackend, Pages};
 use tare_workload::Job;
 
-use crate::backend::Assignment;
+use crate::backend::{Assignment, reach_state};
 use crate::guest_kernel::{self, GuestKernel};
 use crate::image::{self, UsedImage};
 use crate::rundir::RunDir;
@@ -53,6 +54,9 @@ pub enum Error {
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
+    /// The bridge.
+    #[error(transparent)]
+    Network(#[from] tare_container::NetworkError),
     /// A disk's image.
     #[error(transparent)]
     Disk(#[from] ext4::Error),
@@ -67,7 +71,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 }
 
 /// What the user may choose instead of the defaults.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Choice {
     /// The guest kernel.
     pub kernel: guest_kernel::Choice,
@@ -81,6 +85,22 @@ pub struct Choice {
     pub modules: Option<PathBuf>,
     /// The machine that a microVM is.
     pub machine: GuestMachine,
+    /// What boxes on the bridge reach.
+    pub reach: Reach,
+}
+
+impl Default for Choice {
+    fn default() -> Choice {
+        Choice {
+            kernel: guest_kernel::Choice::default(),
+            rootfs: None,
+            image: None,
+            disk_engine: BlockEngine::default(),
+            modules: None,
+            machine: GuestMachine::default(),
+            reach: Reach::Host,
+        }
+    }
 }
 
 /// The machine that a microVM is, but for its memory and devices.
@@ -121,6 +141,7 @@ pub struct Kit {
     rootfs: OnceCell<PathBuf>,
     image: OnceCell<Option<UsedImage>>,
     empty_root: OnceCell<PathBuf>,
+    bridge: OnceCell<Bridge>,
 }
 
 impl Kit {
@@ -133,6 +154,8 @@ impl Kit {
             RunDir::new().map_err(io_error("cannot make a directory in", &std::env::temp_dir()))?;
         // A cgroup that this user may not remove was not left by this user's runs.
         let _ = tare_container::sweep();
+        // Nor such a bridge.
+        let _ = tare_container::sweep_networks();
         let agent = directory.path().join("tare-guest");
         fs::write(&agent, AGENT).map_err(io_error("cannot write", &agent))?;
         fs::set_permissions(&agent, Permissions::from_mode(0o755))
@@ -149,6 +172,7 @@ impl Kit {
             rootfs: OnceCell::new(),
             image: OnceCell::new(),
             empty_root: OnceCell::new(),
+            bridge: OnceCell::new(),
         })
     }
 
@@ -292,6 +316,28 @@ impl Kit {
             Ok(root)
         })
         .map(PathBuf::as_path)
+    }
+
+    /// The bridge that boxes with a network share.
+    ///
+    /// # Errors
+    /// [`Error::Network`].
+    pub fn bridge(&self) -> Result<&Bridge, Error> {
+        once(&self.bridge, || Ok(Bridge::new(self.choice.reach)?))
+    }
+
+    /// The bridge in plain words, for a cell's declared state.
+    pub fn bridge_state(&self) -> String {
+        let leads_to = reach_state(self.choice.reach);
+        match self.bridge.get() {
+            Some(bridge) => format!(
+                "bridge {} is there with the host's address {}/{}; it leads to {leads_to}",
+                bridge.name(),
+                bridge.gateway(),
+                bridge.prefix()
+            ),
+            None => "there is no bridge".to_owned(),
+        }
     }
 
     /// A new, empty directory in which one cell's boxes may write.

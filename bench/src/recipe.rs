@@ -5,12 +5,14 @@
 //! replicates say as much.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use tare_container::Limits;
 use tare_kernels::Variant;
 use tare_workload::{Channel, Job, ParameterError, Params};
 
-use crate::backend::{self, Assignment, Output, Transport};
-use crate::harness::{Act, CellPlan};
+use crate::backend::{self, Assignment, Output, Transport, Wiring};
+use crate::harness::{Act, CellPlan, Lifecycle};
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
 pub const WEIGH_MS: u32 = 100;
@@ -47,6 +49,12 @@ pub struct Recipe {
     pub is_direct: bool,
     /// By what the box talks with a program of the host, where the workload does.
     pub transport: Option<Transport>,
+    /// The box's network.
+    pub wiring: Wiring,
+    /// What the box may use at most.
+    pub limits: Limits,
+    /// Rest before each launch, where it is not the run's.
+    pub gap_ms: Option<u32>,
 }
 
 /// Bulk data to the host and from it, by virtual socket.
@@ -66,7 +74,11 @@ const fn by(transport: Transport, workload: &'static str, lab: Pairs) -> Recipe 
         Transport::Vsock => &[("transport", "vsock")],
         Transport::Net => &[("transport", "net")],
     };
-    Recipe { variant, lab, transport: Some(transport), ..Recipe::plain(workload) }
+    let wiring = match transport {
+        Transport::Vsock => Wiring::None,
+        Transport::Net => Wiring::Pooled,
+    };
+    Recipe { variant, lab, transport: Some(transport), wiring, ..Recipe::plain(workload) }
 }
 
 /// What a run settles for all its cells.
@@ -110,6 +122,9 @@ impl Recipe {
             in_memory: false,
             is_direct: false,
             transport: None,
+            wiring: Wiring::None,
+            limits: Limits { memory_bytes: None, cpu: None, pids: None, accounting: false },
+            gap_ms: None,
         }
     }
 
@@ -130,13 +145,15 @@ impl Recipe {
         job.hold_ms = match self.act {
             Act::Crowd(_) => CROWD_MS,
             Act::Lifecycle(lifecycle) if lifecycle.stays() => CROWD_MS,
-            Act::Launch | Act::Capture | Act::Lifecycle(_) => self.weigh_ms.unwrap_or(0),
+            Act::Launch | Act::Series(_) | Act::Capture | Act::Lifecycle(_) => {
+                self.weigh_ms.unwrap_or(0)
+            }
         };
         let sizes = if setting.is_lab { self.lab } else { &[] };
         job.parameters = self.always.iter().chain(sizes).map(owned).collect();
         workload.check(&Params::new(workload, &job.parameters)?)?;
-        let is_plain_start =
-            self.workload == "start" && self.weigh_ms.is_none() && self.act == Act::Launch;
+        let is_launch = matches!(self.act, Act::Launch | Act::Lifecycle(Lifecycle::Isolated(_)));
+        let is_plain_start = self.workload == "start" && self.weigh_ms.is_none() && is_launch;
         Ok(CellPlan {
             backend,
             workload,
@@ -149,6 +166,8 @@ impl Recipe {
                 in_memory: self.in_memory,
                 direct: self.is_direct,
                 transport: self.transport,
+                wiring: self.wiring,
+                limits: self.limits,
                 output: Output::Null,
             },
             variant: self.variant(),
@@ -159,6 +178,7 @@ impl Recipe {
             },
             weigh: self.weigh_ms.is_some(),
             act: self.act,
+            gap: self.gap_ms.map(|gap_ms| Duration::from_millis(gap_ms.into())),
         })
     }
 }

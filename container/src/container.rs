@@ -2,14 +2,17 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::cgroup::{CgroupStatistics, Leaf};
 use crate::error::Error;
+use crate::network::Station;
 
 /// A started container. Dropping it kills what runs, reaps it and removes its cgroup;
-/// [`Container::remove`] does the same and tells of errors.
+/// [`Container::remove`] does the same and tells of errors. An interface on a bridge is removed by
+/// [`Container::remove`]; dropped, it is left to the kernel.
 ///
 /// It dies with the *thread* that started it (`PR_SET_PDEATHSIG`), so that nothing outlives a tare
 /// that is killed: start containers from a thread that lives long enough.
@@ -19,6 +22,7 @@ pub struct Container {
     pidfd: OwnedFd,
     exit: Option<Exit>,
     leaf: Option<Leaf>,
+    station: Option<Station>,
     terminal: Option<OwnedFd>,
 }
 
@@ -114,9 +118,10 @@ impl Container {
         pid: i32,
         pidfd: OwnedFd,
         leaf: Option<Leaf>,
+        station: Option<Station>,
         terminal: Option<OwnedFd>,
     ) -> Container {
-        Container { pid, pidfd, exit: None, leaf, terminal }
+        Container { pid, pidfd, exit: None, leaf, station, terminal }
     }
 
     /// Our end of its terminal, if the spec asks for one; the first call has it. Not blocking.
@@ -204,15 +209,24 @@ impl Container {
         self.leaf.as_ref().map(Leaf::paths).unwrap_or_default()
     }
 
-    /// Ends the container if it still runs, reaps it and removes its cgroup.
+    /// Its address, if it has a [station](crate::Spec::stations).
+    #[must_use]
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.station.as_ref().map(Station::address)
+    }
+
+    /// Ends the container if it still runs, reaps it and removes its cgroup and its interface on a
+    /// bridge.
     ///
     /// # Errors
     /// What could not be ended or removed. Whatever can be is removed nonetheless.
     pub fn remove(mut self) -> Result<Exit, Error> {
         let ended = self.end();
         let removed = self.leaf.take().map_or(Ok(()), Leaf::remove);
+        let disconnected = self.station.take().map_or(Ok(()), Station::remove);
         let exit = ended?;
         removed?;
+        disconnected?;
         Ok(exit)
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::cgroup::CgroupError;
+use crate::network::NetworkError;
 
 /// Why a container could not be prepared, started, waited for or removed.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,9 @@ pub enum Error {
     /// A cgroup could not be found, made, written, read or removed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// A network could not be made or removed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Another system call of the host side failed.
     #[error("cannot {action}: {source}")]
     System {

@@ -80,6 +80,9 @@ impl Spec {
         if self.proc != Proc::None {
             return invalid("proc", "a jail's root is that of many", "use Proc::None");
         }
+        if self.stations.is_some() {
+            return invalid("stations", "a jail's network is that of many", "use network");
+        }
         self.rootfs = self.rootfs.canonical()?;
         let groups = Groups::prepare(&self.limits, &self.resources)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
@@ -108,7 +111,7 @@ fn make_home(spec: &Spec) -> Result<Vec<(Namespaces, OwnedFd)>, Error> {
     let script = compile_home(spec)?;
     let shared = || SHARED.iter().filter(|(namespace, _)| spec.namespaces.contains(*namespace));
     let fresh = shared().fold(Namespaces::NONE, |all, (namespace, _)| all.with(*namespace));
-    let fresh = fresh.made(spec.network.as_ref());
+    let fresh = fresh.made(spec);
     let furnish = || {
         // SAFETY: moves this very thread, which ends after this, to new namespaces.
         if unsafe { libc::unshare(fresh.flags() as i32) } != 0 {
@@ -197,7 +200,7 @@ impl Jail {
             Some((pid, pidfd)) => {
                 // SAFETY: clone3 made this descriptor for us alone.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Container::new(pid, pidfd, leaf, None))
+                Ok(Container::new(pid, pidfd, leaf, None, None))
             }
             None => {
                 // Neither the frames nor the destructors of the parent are the child's.

@@ -87,7 +87,7 @@ mod user_namespace;
 pub use capability::{Capabilities, CapabilitySets};
 pub use cgroup::{
     CgroupError, CgroupLayout, CgroupMount, CgroupStatistics, CpuQuota, DeviceKind, DeviceRule,
-    IoLimit, Limits, Resources, Swept, freeze, is_frozen, sweep,
+    IoLimit, Limits, Resources, Swept, freeze, is_frozen, own_cgroup_name, sweep,
 };
 pub use container::{Container, End, Exit, Usage};
 pub use error::{Error, Stage};
@@ -95,7 +95,10 @@ pub use floor::Floor;
 pub use jail::{Entrance, Jail};
 pub use mount::{Attributes, Change, FileSystem, Mount, Node, Propagation, Tree};
 pub use namespace::{IdMap, Joined, NamespaceKind, Namespaces, TimeOffsets, UserNamespace};
-pub use network::{empty_network, raise_interface};
+pub use network::{
+    Bridge, Lease, NetworkError, Reach, Station, Stations, empty_network, raise_interface,
+    sweep_networks,
+};
 pub use oci::{Bundle, HookKind, OciError, PreparedBundle, State, Status};
 pub use own_executable::protect_own_executable;
 pub use prepared::{Moment, Prepared};

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::spec::Spec;
+
 /// A set of namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Namespaces(u32);
@@ -50,8 +52,9 @@ impl Namespaces {
     }
 
     /// Those that a start makes: a network that is there already is entered instead.
-    pub(crate) fn made(self, network: Option<&OwnedFd>) -> Namespaces {
-        if network.is_some() { self.without(Namespaces::NET) } else { self }
+    pub(crate) fn made(self, spec: &Spec) -> Namespaces {
+        let is_there = spec.network.is_some() || spec.stations.is_some();
+        if is_there { self.without(Namespaces::NET) } else { self }
     }
 
     pub(crate) fn flags(self) -> u64 {

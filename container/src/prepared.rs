@@ -18,6 +18,7 @@ use crate::container::{Container, reap};
 use crate::dumpable::Undumpable;
 use crate::error::{Error, Stage};
 use crate::namespace::{NamespaceKind, Namespaces, UserNamespace};
+use crate::network::Stations;
 use crate::running::{Membership, Running};
 use crate::script::REGISTERS;
 use crate::spec::{Program, Rootfs, Spec};
@@ -34,6 +35,7 @@ pub struct Prepared {
     has_terminal: bool,
     waits: bool,
     rootfs: Rootfs,
+    stations: Option<Stations>,
     command: Option<String>,
     searched: Option<String>,
 }
@@ -82,7 +84,7 @@ impl Spec {
         self.rootfs = self.rootfs.canonical()?;
         let groups = Groups::prepare(&self.limits, &self.resources)?.map(Arc::new);
         let v1 = groups.as_ref().map_or(0, |g| g.hierarchies.iter().filter(|h| !h.unified).count());
-        let mut namespaces = self.namespaces.made(self.network.as_ref());
+        let mut namespaces = self.namespaces.made(&self);
         if groups.is_some() {
             // Made by the child itself, once it is in its cgroup.
             namespaces = namespaces.without(Namespaces::CGROUP);
@@ -97,6 +99,7 @@ impl Spec {
             has_terminal: self.terminal.is_some(),
             waits,
             rootfs: self.rootfs.clone(),
+            stations: self.stations.clone(),
             compiled: compile(self, Surroundings { v1, grouped, users, waits })?,
             place: groups.map_or(Place::Callers, Place::Own),
             command,
@@ -111,8 +114,9 @@ impl Spec {
     ///
     /// # Errors
     /// As [`Spec::prepare`]; also if the container has ended.
-    pub fn prepare_in(self, running: &Running) -> Result<Prepared, Error> {
+    pub fn prepare_in(mut self, running: &Running) -> Result<Prepared, Error> {
         self.check_program()?;
+        self.stations = None;
         let membership = running.membership()?;
         let (command, searched) = self.command();
         let surroundings = Surroundings {
@@ -126,6 +130,7 @@ impl Spec {
             has_terminal: self.terminal.is_some(),
             waits: false,
             rootfs: Rootfs::Host,
+            stations: None,
             compiled: compile_into(self, surroundings, running.pidfd()?, running.namespaces()?)?,
             place: Place::Of(Arc::new(membership)),
             command,
@@ -257,6 +262,10 @@ impl Prepared {
         };
         let parent = open_own_pidfd()?;
         fill(parent.as_raw_fd() as usize | POLL_READABLE);
+        let station = self.stations.as_ref().map(Stations::take).transpose()?;
+        if let Some(station) = &station {
+            fill(station.as_raw_fd() as usize);
+        }
         let mut moved = [const { None }; 34];
         let mut places = moved.iter_mut();
         let mut away = |fd: BorrowedFd<'_>| match places.next() {
@@ -306,7 +315,7 @@ impl Prepared {
         match (started.failure, process) {
             (None, Some((pid, pidfd))) => {
                 let terminal = terminal.and_then(|(socket, _)| receive(&socket));
-                Ok(Container::new(pid, pidfd, leaf, terminal))
+                Ok(Container::new(pid, pidfd, leaf, station, terminal))
             }
             (failure, process) => {
                 if let Some((_, pidfd)) = process {

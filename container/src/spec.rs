@@ -8,6 +8,7 @@ use crate::capability::{Capabilities, CapabilitySets};
 use crate::cgroup::{Limits, Resources};
 use crate::mount::{Mount, Node, Propagation};
 use crate::namespace::{Joined, Namespaces, TimeOffsets, UserNamespace};
+use crate::network::Stations;
 use crate::seccomp::SeccompFilter;
 use crate::terminal::Terminal;
 
@@ -64,6 +65,9 @@ pub struct Spec {
     /// The network namespace that is entered, where it is to be none of its own for each start; see
     /// [`empty_network`](crate::empty_network). Needs [`Namespaces::NET`].
     pub network: Option<OwnedFd>,
+    /// Where each start gets a network of its own, with an interface on a bridge. Needs
+    /// [`Namespaces::NET`], and the host's own users.
+    pub stations: Option<Stations>,
     /// Whether `lo` is brought up; needs [`Namespaces::NET`]. A fresh one is down.
     pub loopback: bool,
     /// Limits by cgroup. With none asked for, no cgroup is touched.
@@ -164,6 +168,7 @@ impl Spec {
             domainname: None,
             sysctls: Vec::new(),
             network: None,
+            stations: None,
             loopback: false,
             limits: Limits::default(),
             resources: Resources::default(),

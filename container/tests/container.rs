@@ -34,5 +34,7 @@ mod isolation;
 mod jail;
 #[path = "container/leftovers.rs"]
 mod leftovers;
+#[path = "container/network.rs"]
+mod network;
 #[path = "container/rootless.rs"]
 mod rootless;

@@ -56,6 +56,8 @@ pub(crate) enum Wire {
     },
     /// A command's own output: `true` for standard error.
     Output(bool),
+    /// What a runtime says of itself.
+    Console,
     /// A command's standard streams, over a socket: the host's side of `tare_workload`'s `Line`.
     Conversation(Decoder),
 }
@@ -113,6 +115,11 @@ impl Channel {
         Channel { fd: Some(fd), wire: Wire::Output(is_stderr) }
     }
 
+    /// What a runtime says of itself.
+    pub(crate) fn console(fd: OwnedFd) -> Channel {
+        Channel { fd: Some(fd), wire: Wire::Console }
+    }
+
     /// A command's standard streams.
     pub(crate) fn conversing(fd: OwnedFd) -> Channel {
         Channel { fd: Some(fd), wire: Wire::Conversation(Decoder::default()) }
@@ -137,7 +144,7 @@ impl Channel {
             Wire::Raw(decoder) => decoder.is_inside_frame(),
             Wire::Records { partial, decoder } => !partial.is_empty() || decoder.is_inside_frame(),
             // A guest that ends in one has said nothing of its exit status either.
-            Wire::Output(_) | Wire::Conversation(_) => false,
+            Wire::Output(_) | Wire::Console | Wire::Conversation(_) => false,
         }
     }
 
@@ -172,6 +179,9 @@ impl Channel {
             Wire::Records { partial, decoder } => read_records(partial, decoder, bytes, sink)?,
             Wire::Output(is_stderr) => {
                 sink(Stamped { at_ns: woke_ns, notice: Notice::Output(*is_stderr, bytes.to_vec()) })
+            }
+            Wire::Console => {
+                sink(Stamped { at_ns: woke_ns, notice: Notice::Console(bytes.to_vec()) });
             }
             Wire::Conversation(decoder) => converse(decoder, fd, woke_ns, bytes, sink)?,
         }

@@ -73,6 +73,11 @@ impl Child {
         self.pidfd.as_fd()
     }
 
+    /// How to weigh it, where it is no VMM.
+    pub(crate) fn scale(&self) -> Scale {
+        Scale { pid: self.pid, guest_ram_bytes: None }
+    }
+
     pub(crate) fn kill(&self) {
         // SAFETY: a signal to a pidfd cannot reach another process than the one it names.
         unsafe {

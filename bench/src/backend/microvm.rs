@@ -39,7 +39,7 @@ use super::channel::Channel;
 use super::instance::{Child, Instance, Jailed, Running};
 use super::network::Network;
 use super::peer::{Link, VSOCK_PORT};
-use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
+use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport, Wiring};
 use crate::guest_kernel::GuestKernel;
 use crate::host;
 use crate::kit::{GuestDisks, GuestMachine, Kit};
@@ -90,6 +90,10 @@ impl Backend for MicroVm {
         probe_virtualization(kit)
     }
 
+    fn suits(&self, assignment: &Assignment) -> Availability {
+        suits_guest(assignment)
+    }
+
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let name = self.name();
         let failed = Error::prepare(name);
@@ -98,11 +102,13 @@ impl Backend for MicroVm {
         job.channel = Wire::Com1;
         job.parks = matches!(self, MicroVm::Snapshot | MicroVm::Clone);
         disks.name_in(&mut job);
-        let link = assignment.transport.map(|transport| match transport {
-            Transport::Vsock => Link::unix(kit),
-            Transport::Net => Link::net(),
-        });
-        let link = link.transpose().map_err(|error| failed(&error))?;
+        let link = match assignment.transport {
+            Some(Transport::Vsock) => Link::unix(kit).map(Some),
+            Some(Transport::Net) => Link::net(kit).map(Some),
+            None if assignment.wiring.is_bridge() => Link::alone(kit).map(Some),
+            None => Ok(None),
+        };
+        let link = link.map_err(|error| failed(&error))?;
         if let Some(link) = &link {
             link.name_in(&mut job);
         }
@@ -162,6 +168,7 @@ impl Backend for MicroVm {
             captures,
             jail,
             disks,
+            link_state: link.as_ref().map(|link| link.state(kit)).unwrap_or_default(),
             link,
             output: assignment.output,
         }))
@@ -268,6 +275,21 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
     }
 }
 
+/// Whether a guest has what an assignment asks for.
+pub(super) fn suits_guest(assignment: &Assignment) -> Availability {
+    let unavailable = |why: &str, remedy: &str| Availability::Unavailable {
+        why: why.to_owned(),
+        remedy: remedy.to_owned(),
+    };
+    if assignment.limits != Limits::default() {
+        return unavailable("a guest is limited by its machine", "compare containers");
+    }
+    if assignment.wiring == Wiring::Loopback {
+        return unavailable("its loopback interface stays down", "compare by bridge, or without");
+    }
+    Availability::Ready
+}
+
 /// The VMM's jail, where this process may make one.
 fn jail_here(kit: &Kit) -> Result<Option<Jail>, KeptError> {
     let root = kit.empty_root()?;
@@ -314,12 +336,13 @@ struct Ready {
     jail: Option<Jail>,
     disks: GuestDisks,
     link: Option<Link>,
+    link_state: Vec<String>,
     output: Output,
 }
 
 fn net(network: &Network, backend: Option<NetBackend>) -> NetConfig {
     let backend = backend.unwrap_or_default();
-    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), backend, mac: Network::MAC }
+    NetConfig { tap: TapSource::Fd(network.as_raw_fd()), backend, mac: network.guest.mac }
 }
 
 impl Prepared for Ready {
@@ -365,7 +388,7 @@ impl Prepared for Ready {
             }
         }));
         state.extend(self.disks.state());
-        state.extend(self.link.as_ref().map(Link::state));
+        state.extend(self.link_state.iter().cloned());
         state
     }
 

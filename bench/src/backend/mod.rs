@@ -9,6 +9,7 @@
 
 mod channel;
 mod container;
+mod foreign;
 mod instance;
 mod memory;
 mod microvm;
@@ -17,7 +18,9 @@ mod peer;
 mod process;
 mod qemu;
 mod scratch;
+mod wiring;
 
+use tare_container::Limits;
 use tare_kernels::Variant;
 use tare_workload::{Job, WindowSize};
 
@@ -25,6 +28,9 @@ pub use channel::{Channel, Notice, Stamped};
 pub use instance::{Instance, Reaped};
 pub use memory::{Books, Scale, system_used_bytes};
 pub use microvm::{Keeping, Kept, KeptError, kept_below};
+
+pub use wiring::Wiring;
+pub(crate) use wiring::reach_state;
 
 use crate::kit::Kit;
 
@@ -61,6 +67,10 @@ pub struct Assignment {
     pub direct: bool,
     /// By what the box talks with a program of the host, where the workload does.
     pub transport: Option<Transport>,
+    /// The box's network. One that talks over TCP needs a bridge.
+    pub wiring: Wiring,
+    /// What the box may use at most.
+    pub limits: Limits,
     /// Where the box's standard streams go.
     pub output: Output,
 }
@@ -86,6 +96,8 @@ impl Assignment {
             in_memory: false,
             direct: false,
             transport: None,
+            wiring: Wiring::None,
+            limits: Limits::default(),
             output: Output::Null,
         }
     }
@@ -204,7 +216,12 @@ pub trait Prepared {
 pub fn all() -> &'static [&'static dyn Backend] {
     &[
         &process::Process,
-        &container::Container,
+        &container::Container::Whole,
+        &container::Container::Floor,
+        &foreign::OciRuntime::Crun,
+        &foreign::OciRuntime::CrunWithoutCgroup,
+        &foreign::OciRuntime::Runc,
+        &foreign::Bwrap,
         &microvm::MicroVm::Cold,
         &microvm::MicroVm::Pooled,
         &microvm::MicroVm::Snapshot,

@@ -1,29 +1,23 @@
-//! A network of two stations: a tap device, whose one end is this host and whose other is a guest.
+//! A guest's place on the run's bridge: a tap device, whose other end is the guest's.
 //!
-//! The tap is held by a descriptor and nothing else, and its address is its own: both are gone when
-//! the descriptor is closed, also by a kill. There is no bridge, for nobody else is on the network.
+//! The tap is held by a descriptor and nothing else: it leaves the bridge and is gone when the
+//! descriptor is closed, also by a kill.
 
-use std::ffi::CString;
-use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tare_container::{Bridge, Lease};
 use tare_workload::Network as Identity;
-
-/// Networks are cut from 198.18.0.0/15, which is for measurements between networks (RFC 2544,
-/// appendix C.2.2), so that they are nobody else's: four addresses for each.
-const BASE: u32 = u32::from_be_bytes([198, 18, 0, 0]);
-const NETWORKS: u32 = 1 << 15;
-const PREFIX: u8 = 30;
 
 /// See the module's text.
 pub(super) struct Network {
     tap: OwnedFd,
-    /// The host's end.
-    pub(super) host: Ipv4Addr,
-    /// The guest's end.
+    /// Who the guest is on the bridge.
     pub(super) guest: Identity,
+    /// The host's address there.
+    pub(super) host: Ipv4Addr,
+    _lease: Lease,
 }
 
 /// A network could not be made.
@@ -32,61 +26,37 @@ pub(super) enum Error {
     /// There is no tap.
     #[error(transparent)]
     Tap(#[from] tare_vmm::NetError),
-    /// The host's end has no address.
+    /// It cannot be put on the bridge.
     #[error(transparent)]
-    Address(#[from] tare_container::Error),
-    /// The tap is gone again.
-    #[error("the tap device {name} has no index: {error}")]
-    Index {
-        /// Its name.
-        name: String,
-        /// What the kernel answered.
-        error: io::Error,
-    },
+    Bridge(#[from] tare_container::NetworkError),
 }
 
 impl Network {
-    /// The guest's hardware address: it is alone on its network.
-    pub(super) const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
-
-    /// Makes one.
-    pub(super) fn new() -> Result<Network, Error> {
+    /// Makes a tap on the bridge.
+    pub(super) fn new(bridge: &Bridge) -> Result<Network, Error> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("tare-{}-{number}", std::process::id());
         let tap = tare_vmm::open_tap(&name)?;
-        // No other interface has that number, hence that network.
-        let base = BASE + index(&name)? % NETWORKS * 4;
-        let host = Ipv4Addr::from(base + 1);
-        tare_container::raise_interface(&name, host, PREFIX)?;
+        let lease = bridge.join(&name)?;
         let guest = Identity {
             interface: "eth0".to_owned(),
-            mac: Network::MAC,
-            address: (base + 2).to_be_bytes(),
-            prefix: PREFIX,
-            gateway: None,
+            mac: lease.mac(),
+            address: lease.address().octets(),
+            prefix: lease.prefix(),
+            gateway: Some(lease.gateway().octets()),
         };
-        Ok(Network { tap, host, guest })
+        Ok(Network { tap, guest, host: lease.gateway(), _lease: lease })
     }
 
     /// The guest's hardware address as text.
-    pub(super) fn mac_text() -> String {
-        Network::MAC.map(|byte| format!("{byte:02x}")).join(":")
+    pub(super) fn mac_text(&self) -> String {
+        self.guest.mac.map(|byte| format!("{byte:02x}")).join(":")
     }
 }
 
 impl AsRawFd for Network {
     fn as_raw_fd(&self) -> RawFd {
         self.tap.as_raw_fd()
-    }
-}
-
-fn index(name: &str) -> Result<u32, Error> {
-    let failed = |error| Error::Index { name: name.to_owned(), error };
-    let text = CString::new(name).map_err(|error| failed(error.into()))?;
-    // SAFETY: the name ends with a NUL.
-    match unsafe { libc::if_nametoindex(text.as_ptr()) } {
-        0 => Err(failed(io::Error::last_os_error())),
-        index => Ok(index),
     }
 }

@@ -66,6 +66,13 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// For a cell's declared state.
+    pub(super) fn state(&self) -> String {
+        format!("the program that the box talks with runs, at {}", self.address)
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         self.child.kill();
@@ -76,9 +83,9 @@ impl Drop for Peer {
     }
 }
 
-/// A guest's way to a peer of its own.
+/// A guest's way to a peer of its own, or to whomever its command wants.
 pub(super) struct Link {
-    peer: Peer,
+    peer: Option<Peer>,
     /// The network that it goes over, if it goes over one.
     pub(super) network: Option<Network>,
 }
@@ -107,43 +114,44 @@ impl Link {
     pub(super) fn unix(kit: &Kit) -> Result<Link, Error> {
         let path = kit.new_scratch_dir()?.join("peer");
         let peer = Peer::unix(&path).map_err(failed("a Unix socket"))?;
-        Ok(Link { peer, network: None })
+        Ok(Link { peer: Some(peer), network: None })
     }
 
     /// Through the host's own virtual sockets.
     pub(super) fn vsock() -> Result<Link, Error> {
         let peer = Peer::vsock().map_err(failed("a virtual socket (module vhost_vsock)"))?;
-        Ok(Link { peer, network: None })
+        Ok(Link { peer: Some(peer), network: None })
     }
 
     /// Over a network.
-    pub(super) fn net() -> Result<Link, Error> {
-        let network = Network::new()?;
-        let peer = Peer::tcp(network.host).map_err(failed("the host's end of a network"))?;
-        Ok(Link { peer, network: Some(network) })
+    pub(super) fn net(kit: &Kit) -> Result<Link, Error> {
+        let network = Network::new(kit.bridge()?)?;
+        let peer = Peer::tcp(network.host).map_err(failed("the host's address on the bridge"))?;
+        Ok(Link { peer: Some(peer), network: Some(network) })
+    }
+
+    /// A network, and nobody in particular on it.
+    pub(super) fn alone(kit: &Kit) -> Result<Link, Error> {
+        Ok(Link { peer: None, network: Some(Network::new(kit.bridge()?)?) })
     }
 
     /// Tells the agent where the peer is, and what address the guest has.
     pub(super) fn name_in(&self, job: &mut Job) {
-        job.peer = Some(self.peer.address);
+        job.peer = self.peer.as_ref().map(|peer| peer.address);
         job.network = self.network.as_ref().map(|network| network.guest.clone());
     }
 
     /// A connection for a guest of our VMM's, if that makes it.
     pub(super) fn connect(&self) -> io::Result<Option<UnixStream>> {
-        self.peer.path.as_ref().map(UnixStream::connect).transpose()
+        let path = self.peer.as_ref().and_then(|peer| peer.path.as_ref());
+        path.map(UnixStream::connect).transpose()
     }
 
     /// For a cell's declared state.
-    pub(super) fn state(&self) -> String {
-        let address = self.peer.address;
-        match &self.network {
-            None => format!("the program that the box talks with runs, at {address}"),
-            Some(_) => format!(
-                "a tap device is there, whose other end is the host's own network; the program \
-                 that the box talks with runs, at {address}"
-            ),
-        }
+    pub(super) fn state(&self, kit: &Kit) -> Vec<String> {
+        let network = self.network.as_ref();
+        let network = network.map(|_| format!("a tap device is there; {}", kit.bridge_state()));
+        network.into_iter().chain(self.peer.as_ref().map(Peer::state)).collect()
     }
 }
 

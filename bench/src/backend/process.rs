@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use tare_container::Limits;
 use tare_workload::Channel as Wire;
 
 use super::channel::Channel;
@@ -39,6 +40,12 @@ impl Backend for Process {
     }
 
     fn suits(&self, assignment: &Assignment) -> Availability {
+        if assignment.limits != Limits::default() {
+            return Availability::Unavailable {
+                why: "a plain process has no cgroup of its own".to_owned(),
+                remedy: "compare with a container".to_owned(),
+            };
+        }
         match assignment.transport {
             Some(Transport::Vsock) => Availability::Unavailable {
                 why: "a process of the host has no virtual socket to it".to_owned(),
@@ -89,11 +96,8 @@ impl Prepared for Ready {
     fn state(&self) -> Vec<String> {
         let mut state = vec!["agent in the host's page cache".to_owned()];
         state.extend(self.scratch.as_ref().map(ScratchDir::state));
-        state.extend(
-            self.peer.as_ref().map(|peer| {
-                format!("the program that the box talks with runs, at {}", peer.address)
-            }),
-        );
+        state.push("the host's network".to_owned());
+        state.extend(self.peer.as_ref().map(Peer::state));
         state
     }
 

@@ -13,8 +13,7 @@ use tare_workload::Channel as Wire;
 
 use super::channel::Channel;
 use super::instance::{Child, Instance, Running};
-use super::microvm::probe_virtualization;
-use super::network::Network;
+use super::microvm::{probe_virtualization, suits_guest};
 use super::peer::Link;
 use super::{Assignment, Availability, Backend, Error, Output, Prepared, Transport};
 use crate::kit::{GuestDisks, Kit};
@@ -74,6 +73,10 @@ impl Backend for QemuMicroVm {
         probe_virtualization(kit)
     }
 
+    fn suits(&self, assignment: &Assignment) -> Availability {
+        suits_guest(assignment)
+    }
+
     fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let failed = Error::prepare(NAME);
         if let Output::Attended { .. } = assignment.output {
@@ -100,11 +103,13 @@ impl Backend for QemuMicroVm {
             disk_arguments.extend(disk(index, path, assignment.direct));
             slot = index + 1;
         }
-        let link = assignment.transport.map(|transport| match transport {
-            Transport::Vsock => Link::vsock(),
-            Transport::Net => Link::net(),
-        });
-        let link = link.transpose().map_err(|error| failed(&error))?;
+        let link = match assignment.transport {
+            Some(Transport::Vsock) => Link::vsock().map(Some),
+            Some(Transport::Net) => Link::net(kit).map(Some),
+            None if assignment.wiring.is_bridge() => Link::alone(kit).map(Some),
+            None => Ok(None),
+        };
+        let link = link.map_err(|error| failed(&error))?;
         let mut link_arguments = Vec::new();
         if let Some(link) = &link {
             link.name_in(&mut job);
@@ -126,7 +131,8 @@ impl Backend for QemuMicroVm {
         arguments.extend(disk_arguments);
         arguments.extend(link_arguments);
         let kernel = kernel.name.clone();
-        Ok(Box::new(Ready { kernel, arguments, memory_bytes, disks, link }))
+        let link_state = link.as_ref().map(|link| link.state(kit)).unwrap_or_default();
+        Ok(Box::new(Ready { kernel, arguments, memory_bytes, disks, link, link_state }))
     }
 }
 
@@ -167,7 +173,7 @@ fn link_device(link: &Link, slot: usize) -> Vec<String> {
             "-netdev".to_owned(),
             format!("tap,id=net,fd={},vhost=on", network.as_raw_fd()),
             "-device".to_owned(),
-            format!("virtio-net-device,netdev=net,mac={},{bus}", Network::mac_text()),
+            format!("virtio-net-device,netdev=net,mac={},{bus}", network.mac_text()),
         ],
     };
     modern.into_iter().chain(device).collect()
@@ -179,6 +185,7 @@ struct Ready {
     memory_bytes: u64,
     disks: GuestDisks,
     link: Option<Link>,
+    link_state: Vec<String>,
 }
 
 impl Prepared for Ready {
@@ -190,7 +197,7 @@ impl Prepared for Ready {
             format!("{PROGRAM} {}", self.arguments.join(" ")),
         ];
         state.extend(self.disks.state());
-        state.extend(self.link.as_ref().map(Link::state));
+        state.extend(self.link_state.iter().cloned());
         state
     }
 

@@ -139,7 +139,7 @@ fn describe(suite: &Suite) -> serde_json::Value {
                 "what": target.what,
                 "backend": target.backend,
                 "metric": target.metric,
-                "reference": target.reference,
+                "reference": target.reference.map(|reference| reference.name()),
                 "yardstick": target.limits.yardstick,
                 "must": target.limits.must,
                 "aim": target.limits.aim,

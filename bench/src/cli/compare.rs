@@ -5,6 +5,7 @@ use clap::Args;
 use super::launch::backend_names;
 use super::plan::{self, Wish};
 use super::round::{RoundArgs, is_lab};
+use crate::backend::Wiring;
 use crate::harness::Lifecycle;
 use crate::results::Results;
 use crate::{claims, report};
@@ -29,6 +30,9 @@ pub(super) struct CompareArgs {
     /// --lifecycle]
     #[arg(long, value_name = "WORKLOADS", value_delimiter = ',', value_parser = plan::workload_names())]
     workload: Vec<String>,
+    /// Network of the boxes; a workload that talks to the host over one has a bridge all the same
+    #[arg(long, value_enum, default_value_t)]
+    network: Wiring,
     /// Start-up as boxes follow each other in use: isolated[:REST_MS], sustained[:N] back to back,
     /// open:PER_SECOND[:uniform] arrivals, with latency from the intended launch, burst:N at once,
     /// grow:N while ever more live, and their tear-down, density[:AT_MOST] until the host's limit
@@ -50,7 +54,7 @@ pub(super) fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let (on, workload) = (args.on.join(","), args.workload.join(","));
     let lifecycle = lifecycles.join(",");
     let replicates = args.replicates.map(|replicates| replicates.to_string());
-    let mut words = vec!["compare", "--on", &on];
+    let mut words = vec!["compare", "--on", &on, "--network", args.network.name()];
     for (option, value) in [("--workload", &workload), ("--lifecycle", &lifecycle)] {
         if !value.is_empty() {
             words.extend([option, value]);
@@ -80,6 +84,7 @@ fn measure(args: &CompareArgs) -> anyhow::Result<(Results, u8)> {
         backends: args.on.clone(),
         workloads,
         lifecycles: args.lifecycle.clone(),
+        wiring: args.network,
         setting: args.round.setting(start_replicates),
     };
     let (mut results, code) = args.round.measure(&plan::cells(&wish)?)?;

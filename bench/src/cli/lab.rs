@@ -19,6 +19,8 @@ use crate::suite::{self, Suite};
 
 /// Programs of this host that tare uses in the lab, where they are installed.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/mke2fs", "/usr/bin/qemu-system-x86_64", "/bin/busybox"];
+/// Runtimes of this host that are measured in the lab, where they are installed and asked for.
+const RUNTIMES: [&str; 3] = ["/usr/bin/crun", "/usr/sbin/runc", "/usr/bin/bwrap"];
 /// What QEMU's microvm machine loads besides its own libraries.
 const QEMU_FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
 
@@ -140,6 +142,7 @@ impl Errand {
         let mut payload: Vec<Payload> = PROGRAMS
             .map(PathBuf::from)
             .into_iter()
+            .chain(runtimes_in(&self.arguments))
             .filter(|program| program.exists())
             .map(Payload::Program)
             .collect();
@@ -237,6 +240,20 @@ fn suite_in(arguments: &[OsString]) -> Option<&'static Suite> {
     }
 }
 
+/// The runtimes that a command names, or measures a suite with.
+fn runtimes_in(arguments: &[OsString]) -> impl Iterator<Item = PathBuf> {
+    let words = arguments.iter().filter_map(|word| word.to_str());
+    let mut named: Vec<&str> = words.flat_map(|word| word.split(['=', ','])).collect();
+    if let Some(suite) = suite_in(arguments) {
+        let references = suite.targets.iter().filter_map(|target| target.reference);
+        named.extend(references.map(|reference| reference.backend));
+    }
+    let program = |name: &str| name.split(':').next().unwrap_or_default().to_owned();
+    let is_named = |path: &PathBuf| named.iter().any(|name| path.ends_with(program(name)));
+    let wanted: Vec<PathBuf> = RUNTIMES.map(PathBuf::from).into_iter().filter(is_named).collect();
+    wanted.into_iter()
+}
+
 /// Copies the modules that a guest needs into a directory for the lab, unpacked: it has no program
 /// to do that.
 fn stage(modules: &Path, staging: &Path) -> anyhow::Result<PathBuf> {
@@ -278,6 +295,17 @@ mod tests {
         };
         assert_eq!(names(&["compare", "--kernel", "bare", "--kernel=full"]), ["bare", "full"]);
         assert!(names(&["--kernel", "./bare", "full", "--kernels=full", "--kernel"]).is_empty());
+    }
+
+    #[test]
+    fn test_runtimes_in_finds_those_named_and_those_of_a_suite() {
+        let names = |words: &[&str]| -> Vec<String> {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            runtimes_in(&words).map(|path| path.display().to_string()).collect()
+        };
+        assert_eq!(names(&["compare", "--on=process,crun"]), ["/usr/bin/crun"]);
+        assert_eq!(names(&["bench", "container"]), RUNTIMES);
+        assert!(names(&["bench", "vmm"]).is_empty());
     }
 
     #[test]

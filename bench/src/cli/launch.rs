@@ -6,14 +6,15 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use clap::Args;
+use tare_container::Reach;
 use tare_workload::{Channel, Job};
 
 use super::lab::{Errand, FlavourArg, MachineArgs};
 use super::{HostChoice, KitArgs, exit, table};
-use crate::backend::{self, Assignment, Availability, Backend, Output};
+use crate::backend::{self, Assignment, Availability, Backend, Output, Wiring};
 use crate::harness::{Attendant, Conduct, ReplicateError, replicate};
 use crate::interrupt;
-use crate::kit::Kit;
+use crate::kit::{Choice, Kit};
 use crate::results::Sample;
 use crate::rundir::RunDir;
 use crate::user::{self, User};
@@ -39,6 +40,10 @@ pub(super) struct LaunchArgs {
     /// Where boxes run
     #[arg(long, value_enum, default_value_t = HostChoice::Auto)]
     host: HostChoice,
+    /// Network of the boxes. On a bridge they reach each other, the host and, by its address, what
+    /// it reaches; meanwhile the host forwards
+    #[arg(long, value_enum, default_value_t)]
+    network: Wiring,
     /// Give the command this program's standard input, output and error; for a single box
     #[arg(short, long, conflicts_with = "json")]
     interactive: bool,
@@ -80,7 +85,7 @@ pub(super) fn run(args: &LaunchArgs) -> anyhow::Result<u8> {
         return launch_in_lab(args);
     }
     interrupt::listen()?;
-    let kit = Kit::new(args.kit.choice())?;
+    let kit = Kit::new(Choice { reach: Reach::Outside, ..args.kit.choice() })?;
     let mut rows = Vec::new();
     for backend in args.on.iter().filter_map(|name| backend::find(name)) {
         let mut labels =
@@ -112,7 +117,7 @@ fn attend(args: &LaunchArgs) -> anyhow::Result<u8> {
         );
     }
     let Some(backend) = backend::find(name) else { anyhow::bail!("there is no backend {name}") };
-    let kit = Kit::new(args.kit.choice())?;
+    let kit = Kit::new(Choice { reach: Reach::Outside, ..args.kit.choice() })?;
     let (stdin, stdout, stderr) = (io::stdin(), stdout(), stderr());
     let terminal = args.tty.then(|| user::terminal_size(stdin.as_fd()));
     // A terminal that the box inherits is its to set up.
@@ -155,12 +160,16 @@ fn launch(
     let assignment = Assignment {
         memory_mib: args.kit.memory_mib,
         with_rootfs: true,
+        wiring: args.network,
         output,
         ..Assignment::new(Job {
             command: args.command.clone(),
             ..Job::new(Channel::Com1, workload.name())
         })
     };
+    if let Availability::Unavailable { why, remedy } = backend.suits(&assignment) {
+        return Err(format!("{why}; {remedy}"));
+    }
     let prepared = backend.prepare(kit, &assignment).map_err(|error| error.to_string())?;
     let conduct = Conduct { workload, weigh: false, timeout: args.timeout() };
     replicate(prepared.as_ref(), conduct, attendant)
@@ -257,6 +266,7 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
     let mut arguments: Vec<OsString> =
         ["launch", "--host", "local", "--on"].map(OsString::from).to_vec();
     arguments.push(args.on.join(",").into());
+    arguments.extend(["--network".into(), args.network.name().into()]);
     arguments.push("--timeout-s".into());
     arguments.push(args.timeout().as_secs().to_string().into());
     arguments.push("--memory-mib".into());

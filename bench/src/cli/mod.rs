@@ -25,6 +25,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use tare_container::Reach;
+
 use crate::guest_kernel;
 
 /// Exit codes, documented in `tare --help`.
@@ -132,7 +134,7 @@ impl HostChoice {
     /// Whether a command that starts boxes of these backends goes to the lab.
     fn is_lab_for(self, backends: &[String]) -> bool {
         let needs_virtualization =
-            backends.iter().any(|name| name != "process" && name != "container");
+            backends.iter().any(|name| name.starts_with("microvm") || name == "qemu");
         match self {
             HostChoice::Lab => true,
             HostChoice::Local => false,
@@ -206,6 +208,7 @@ impl KitArgs {
             disk_engine: self.disk_engine.into(),
             modules: self.microvm.modules.clone(),
             machine: self.microvm.machine(),
+            reach: Reach::Host,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From what the user wishes to the cells of a comparison.
 
+use crate::backend::Wiring;
 use crate::harness::{Act, CellPlan, Lifecycle};
 use crate::recipe::{self, Error, Pairs, Recipe, Setting, WEIGH_MS};
 
@@ -9,6 +10,8 @@ pub(super) struct Wish {
     pub(super) backends: Vec<String>,
     pub(super) workloads: Vec<String>,
     pub(super) lifecycles: Vec<Lifecycle>,
+    /// The network of boxes whose workload wants none.
+    pub(super) wiring: Wiring,
     pub(super) setting: Setting,
 }
 
@@ -81,31 +84,28 @@ pub(super) fn workload_names() -> clap::builder::PossibleValuesParser {
 /// lifecycle.
 pub(super) fn cells(wish: &Wish) -> Result<Vec<CellPlan>, Error> {
     let is_wished = |recipe: &&Recipe| wish.workloads.iter().any(|name| name == recipe.workload);
-    let cells = RECIPES
-        .iter()
-        .filter(is_wished)
-        .flat_map(|recipe| wish.backends.iter().map(|backend| recipe.cell(backend, wish.setting)));
+    let wired = |recipe: &Recipe| match recipe.transport {
+        None => Recipe { wiring: wish.wiring, ..*recipe },
+        Some(_) => *recipe,
+    };
+    let cells = RECIPES.iter().filter(is_wished).map(wired).flat_map(|recipe| {
+        wish.backends.iter().map(move |backend| recipe.cell(backend, wish.setting))
+    });
     let mut cells = cells.collect::<Result<Vec<_>, _>>()?;
     for lifecycle in &wish.lifecycles {
         for backend in &wish.backends {
-            cells.push(lifecycle_cell(*lifecycle, backend, wish.setting)?);
+            cells.push(lifecycle_cell(*lifecycle, backend, wish)?);
         }
     }
     Ok(cells)
 }
 
 /// Starts of a backend as they follow each other in use.
-fn lifecycle_cell(
-    lifecycle: Lifecycle,
-    backend: &str,
-    setting: Setting,
-) -> Result<CellPlan, Error> {
-    let recipe = Recipe { act: Act::Lifecycle(lifecycle), ..Recipe::plain("start") };
-    let mut cell = recipe.cell(backend, setting)?;
+fn lifecycle_cell(lifecycle: Lifecycle, backend: &str, wish: &Wish) -> Result<CellPlan, Error> {
+    let act = Act::Lifecycle(lifecycle);
+    let recipe = Recipe { act, wiring: wish.wiring, ..Recipe::plain("start") };
+    let mut cell = recipe.cell(backend, wish.setting)?;
     cell.variant.insert("lifecycle".to_owned(), lifecycle.to_string());
-    if matches!(lifecycle, Lifecycle::Isolated(_)) {
-        cell.replicates = setting.start_replicates;
-    }
     Ok(cell)
 }
 
@@ -116,6 +116,7 @@ mod tests {
     fn wish(is_lab: bool) -> Wish {
         Wish {
             backends: vec!["process".to_owned(), "microvm".to_owned()],
+            wiring: Wiring::None,
             workloads: RECIPES.iter().map(|recipe| recipe.workload.to_owned()).collect(),
             lifecycles: vec![Lifecycle::Isolated(1), Lifecycle::Grow(5)],
             setting: Setting { start_replicates: 40, other_replicates: 4, memory_mib: 128, is_lab },

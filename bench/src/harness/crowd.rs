@@ -85,6 +85,18 @@ impl Crowd {
         self.members.get(index)?.edges_ns.get(&edge).copied()
     }
 
+    /// How long each took from launch to init, in the order of launches.
+    pub(super) fn starts_ns(&self) -> Vec<f64> {
+        (0..self.len()).filter_map(|index| self.start_ns(index)).collect()
+    }
+
+    /// How long a box took from launch to init.
+    pub(super) fn start_ns(&self, index: usize) -> Option<f64> {
+        let (launch, init) =
+            (self.passed_ns(index, Edge::Launch)?, self.passed_ns(index, Edge::Init)?);
+        Some(init.saturating_sub(launch) as f64)
+    }
+
     /// Launches one more. The edge `launch` is just before.
     pub(super) fn launch(&mut self, prepared: &dyn Prepared) -> Result<(), backend::Error> {
         let launch_ns = now_ns();

@@ -10,8 +10,10 @@ use std::io;
 use std::time::Duration;
 
 use super::crowd::{self, Crowd};
+use super::room::Room;
 use crate::backend::{self, Prepared, system_used_bytes};
 use crate::results::{Edge, MemoryUsage};
+use crate::statistics::median;
 
 /// What is told apart of a host's used memory: a field of /proc/meminfo
 /// (Documentation/filesystems/proc.rst) and what it is.
@@ -26,7 +28,7 @@ const PARTS: [(&str, &str); 7] = [
 ];
 
 /// What many boxes weigh.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Density {
     /// How many lived at once, each having run its workload.
     pub count: u32,
@@ -38,12 +40,25 @@ pub struct Density {
     pub parts: Vec<(&'static str, &'static str, i64)>,
     /// Each box's own account.
     pub boxes: Vec<MemoryUsage>,
+    /// How long each took from launch to init, in nanoseconds, in the order of launches.
+    pub starts_ns: Vec<f64>,
 }
+
+/// How many of the first, and of the last, are taken together.
+const STARTS: usize = 20;
 
 impl Density {
     /// What one of them added, in bytes.
     pub fn each_bytes(&self) -> i64 {
         self.system_delta_bytes / i64::from(self.count.max(1))
+    }
+
+    /// How many times longer the last took to start than the first: medians of twenty. The very first
+    /// warms up what others find warm, and is no part of it. `None` where they are too few.
+    pub fn start_growth(&self) -> Option<f64> {
+        let starts = self.starts_ns.get(1..)?;
+        let (first, last) = (starts.first_chunk::<STARTS>()?, starts.last_chunk::<STARTS>()?);
+        (starts.len() >= 2 * STARTS).then_some(median(last)? / median(first)?)
     }
 }
 
@@ -78,6 +93,7 @@ pub enum Error {
 /// # Errors
 /// [`enum@Error`].
 pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result<Density, Error> {
+    let _room = Room::for_boxes(count)?;
     let mut crowd = Crowd::default();
     let before = parts()?;
     let used_before = system_used_bytes()?;
@@ -100,12 +116,14 @@ pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result
         let why = "one of those before it ended, and was to stay".to_owned();
         return Err(Error::Box { index: count, count, why });
     }
+    let starts_ns = crowd.starts_ns();
     crowd.end()?;
     Ok(Density {
         count,
         system_delta_bytes: used_after.cast_signed() - used_before.cast_signed(),
         parts: parts_grown(&before, &after),
         boxes,
+        starts_ns,
     })
 }
 

@@ -20,7 +20,8 @@ use tare_workload::Unit;
 use super::crowd::{Crowd, Error};
 use super::density::{parts, parts_grown};
 use super::limits;
-use super::run::{metric, sample_of};
+use super::room::Room;
+use super::run::{metric, sample_of, times};
 use crate::backend::{Prepared, system_used_bytes};
 use crate::clock::now_ns;
 use crate::results::{Better, Edge, Limit, MetricSamples, Sample};
@@ -186,10 +187,6 @@ pub(super) fn live(lifecycle: Lifecycle, order: Order<'_>) -> Result<Sample, Err
     }
 }
 
-fn times(name: &str, values: Vec<f64>) -> MetricSamples {
-    MetricSamples { values, ..metric(name, Unit::Nanoseconds, 0.0) }
-}
-
 /// When each box is to be launched, in nanoseconds from the start.
 fn intended_ns(per_s: u32, arrivals: Arrivals, rng: &mut Rng) -> Vec<u64> {
     let mean_ns = 1e9 / f64::from(per_s.max(1));
@@ -262,18 +259,13 @@ fn milestones(count: u32) -> Vec<u32> {
     milestones
 }
 
-fn start_ns(crowd: &Crowd, index: usize) -> Option<f64> {
-    let (launch, init) =
-        (crowd.passed_ns(index, Edge::Launch)?, crowd.passed_ns(index, Edge::Init)?);
-    Some(init.saturating_sub(launch) as f64)
-}
-
 fn grow(order: &Order<'_>, count: u32) -> Result<Sample, Error> {
+    let _room = Room::for_boxes(count)?;
     let mut crowd = Crowd::default();
     for _ in 0..count {
         one_more(&mut crowd, order)?;
     }
-    let starts: Vec<f64> = (0..crowd.len()).filter_map(|index| start_ns(&crowd, index)).collect();
+    let starts = crowd.starts_ns();
     let mut metrics: Vec<MetricSamples> = Vec::new();
     for milestone in milestones(count) {
         let start = starts.get(milestone as usize - 1).copied();
@@ -325,7 +317,7 @@ fn density(order: &Order<'_>, most: u32) -> Result<Sample, Error> {
     let count = crowd.living() as f64;
     let grown = system_used_bytes()?.cast_signed() - used_before.cast_signed();
     let parts = parts_grown(&parts_before, &parts()?);
-    let last = (0..crowd.len()).rev().find_map(|index| start_ns(&crowd, index));
+    let last = (0..crowd.len()).rev().find_map(|index| crowd.start_ns(index));
     crowd.end()?;
     let each = |bytes: i64| bytes as f64 / count.max(1.0);
     let boxes =

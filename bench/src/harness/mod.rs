@@ -13,8 +13,10 @@ mod limits;
 mod progress;
 mod remaining;
 mod replicate;
+mod room;
 mod run;
 mod seed;
+mod series;
 mod stopping;
 
 pub use attendant::Attendant;

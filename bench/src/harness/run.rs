@@ -10,6 +10,7 @@ use super::density::{Density, Error as DensityError, density};
 use super::lifecycle::{self, Lifecycle};
 use super::progress::Progress;
 use super::replicate::{self, Conduct, replicate};
+use super::series::series;
 use super::stopping::Stopping;
 use crate::backend::{Assignment, Availability, Backend, Prepared};
 use crate::clock::now_ns;
@@ -37,6 +38,8 @@ pub struct CellPlan {
     pub weigh: bool,
     /// What each replicate does.
     pub act: Act,
+    /// Rest before each launch, where it is neither the schedule's nor the act's.
+    pub gap: Option<Duration>,
 }
 
 /// What a replicate does.
@@ -47,6 +50,8 @@ pub enum Act {
     Launch,
     /// Takes a snapshot of a fresh guest.
     Capture,
+    /// Launches so many boxes back to back, and one before them, for a single sample.
+    Series(u32),
     /// Launches so many boxes, which live together, and weighs them all.
     Crowd(u32),
     /// Launches boxes as they follow each other in use.
@@ -162,7 +167,7 @@ pub fn run(kit: &Kit, plan: &[CellPlan], schedule: Schedule) -> Finished {
             }
             let started_ns = now_ns();
             for _ in 0..plan[index].act.launches() {
-                let gap = plan[index].act.gap(schedule);
+                let gap = plan[index].gap.unwrap_or_else(|| plan[index].act.gap(schedule));
                 if !gap.is_zero() {
                     sleep(gap);
                 }
@@ -234,6 +239,7 @@ impl Work {
                     .map_err(replicate::Error::from)
                     .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody))
             }
+            Act::Series(count) => series(prepared.as_ref(), conduct, count),
             Act::Capture => prepared.capture().map(capture_sample).map_err(replicate::Error::from),
             Act::Crowd(count) => density(prepared.as_ref(), count, schedule.timeout)
                 .map(crowd_sample)
@@ -294,9 +300,17 @@ pub(super) fn metric(name: &str, unit: Unit, value: f64) -> MetricSamples {
     MetricSamples { name, unit, better: Better::Lower, values: vec![value] }
 }
 
+/// A metric of many times.
+pub(super) fn times(name: &str, values: Vec<f64>) -> MetricSamples {
+    MetricSamples { values, ..metric(name, Unit::Nanoseconds, 0.0) }
+}
+
 fn capture_sample(capture_ns: u64) -> Sample {
     sample_of(vec![metric("capture_ns", Unit::Nanoseconds, capture_ns as f64)])
 }
+
+/// How many times longer the last of a crowd took to start than the first.
+const GROWTH: &str = "last_start_to_first";
 
 /// The whole for each box, and what it is made of as far as the kernel tells.
 fn crowd_sample(density: Density) -> Sample {
@@ -305,5 +319,8 @@ fn crowd_sample(density: Density) -> Sample {
         metric(&format!("each_{name}_bytes"), Unit::Bytes, bytes as f64 / count)
     };
     let parts = density.parts.iter().map(|(name, _, bytes)| each(&name.to_lowercase(), *bytes));
-    sample_of(std::iter::once(each("system", density.system_delta_bytes)).chain(parts).collect())
+    let growth = density.start_growth();
+    let growth = growth.map(|growth| metric(GROWTH, Unit::Count, growth));
+    let system = each("system", density.system_delta_bytes);
+    sample_of(std::iter::once(system).chain(parts).chain(growth).collect())
 }

@@ -14,7 +14,19 @@ use super::{Error, Order};
 /// Where the order's program is put, under its own name: some look at it to know what to do.
 const PROGRAM_DIR: &str = "/tare/bin";
 /// What the emulated host needs beyond what its kernel has built in.
-const MODULES: [&str; 6] = ["kvm-amd", "overlay", "brd", "tun", "vhost_net", "vhost_vsock"];
+const MODULES: [&str; 10] = [
+    "kvm-amd",
+    "overlay",
+    "brd",
+    "tun",
+    "vhost_net",
+    "vhost_vsock",
+    // The bridge that boxes share, and their way outside.
+    "bridge",
+    "veth",
+    "nft_masq",
+    "nft_chain_nat",
+];
 
 /// A thing that goes into the lab.
 #[derive(Debug, Clone, PartialEq, Eq)]

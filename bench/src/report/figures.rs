@@ -9,7 +9,9 @@ use crate::suite::{self, Suite};
 /// The figures of the run's suite, made anew from its samples.
 pub(super) fn table(results: &Results) -> Option<Table> {
     let suite = suite::rejudge(results)?;
-    let reference = suite.figures.iter().find_map(|figure| figure.reference.clone());
+    let mut references: Vec<&String> =
+        suite.figures.iter().filter_map(|figure| figure.reference.as_ref()).collect();
+    references.dedup();
     let has_ranges = suite.figures.iter().any(|figure| figure.ends == Some(Ends::Range));
     let ends = if has_ranges { "the range of all samples" } else { "the 95 % interval" };
     let mut caption = format!(
@@ -17,24 +19,49 @@ pub(super) fn table(results: &Results) -> Option<Table> {
         clock_note(results)
     );
     let mut header: Vec<String> = ["figure", "n", "median"].map(str::to_owned).to_vec();
-    if let Some(reference) = &reference {
-        caption += &format!(
-            " ×: cost as a multiple of the same on {reference} in this round; below 1 is better, for rates too."
-        );
-        header.extend([reference.clone(), format!("× {reference}")]);
+    let references = References::of(&references);
+    match &references {
+        References::None => {}
+        References::One(reference) => {
+            caption += &format!(
+                " ×: cost as a multiple of the same on {reference} in this round; below 1 is better, for rates too."
+            );
+            header.extend([reference.clone(), format!("× {reference}")]);
+        }
+        References::Several => {
+            caption += " ×: cost as a multiple of what it is compared with, in this round; below 1 is better, for rates too.";
+            header.extend(["compared with", "its median", "×"].map(str::to_owned));
+        }
     }
     header.extend(["must be", "aim", "met", "what it is"].map(str::to_owned));
-    let has_reference = reference.is_some();
     Some(Table {
         title: format!("Figures of the suite {}", suite.name),
         caption,
         header,
-        rows: suite.figures.iter().map(|figure| row(figure, has_reference)).collect(),
+        rows: suite.figures.iter().map(|figure| row(figure, &references)).collect(),
         is_narrow: true,
     })
 }
 
-fn row(figure: &Figure, has_reference: bool) -> Vec<Datum> {
+/// What the figures of a table are compared with.
+enum References {
+    None,
+    /// All with the same.
+    One(String),
+    Several,
+}
+
+impl References {
+    fn of(names: &[&String]) -> References {
+        match names {
+            [] => References::None,
+            [one] => References::One((*one).clone()),
+            _ => References::Several,
+        }
+    }
+}
+
+fn row(figure: &Figure, references: &References) -> Vec<Datum> {
     let what = match figure.standing {
         Standing::NotMeasured | Standing::Undecided => format!("{}: {}", figure.what, figure.why),
         Standing::Aim | Standing::Must | Standing::Missed => figure.what.clone(),
@@ -45,7 +72,10 @@ fn row(figure: &Figure, has_reference: bool) -> Vec<Datum> {
         Datum::Count(figure.n.try_into().unwrap_or(usize::MAX)),
         Datum::figure(figure.measured, &figure.unit),
     ];
-    if has_reference {
+    if matches!(references, References::Several) {
+        row.push(Datum::text(figure.reference.as_deref().unwrap_or_default()));
+    }
+    if !matches!(references, References::None) {
         let referred = figure.referred.map(|it| Estimate::new(it.value, None));
         row.extend([Datum::figure(referred, &figure.unit), Datum::ratio(figure.ratio)]);
     }

@@ -66,7 +66,7 @@ pub struct Figure {
     pub metric: String,
     /// Unit of the metric.
     pub unit: String,
-    /// The backend that serves as reference, where there is one.
+    /// What serves as reference, where there is one: a backend, and the variant if that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// What is held against the limits.

@@ -2,6 +2,7 @@
 
 use super::{Suite, Target, find};
 use crate::claims::effect::{Effect, median_of, ratio_of, trouble};
+use crate::recipe::Recipe;
 use crate::results::{self, Cell, Ends, Figure, Results, Standing, Yardstick};
 use crate::statistics::{MEDIAN_INTERVAL_MIN, Rng};
 
@@ -31,7 +32,7 @@ impl Target {
             cell: None,
             metric: self.metric.to_owned(),
             unit: unit_of(self.metric).to_owned(),
-            reference: self.reference.map(str::to_owned),
+            reference: self.reference.map(|reference| reference.name()),
             yardstick: self.limits.yardstick,
             must: self.limits.must,
             aim: self.limits.aim,
@@ -56,14 +57,15 @@ impl Target {
 
     /// Fills in what can be measured, and returns what is held against the limits.
     fn measure(&self, results: &Results, figure: &mut Figure) -> Result<Effect, String> {
-        let cell = self.cell(results, self.backend)?;
+        let cell = cell(results, self.backend, self.recipe)?;
         figure.cell = Some(cell.id);
         let name = format!("{}, {}", self.name, figure.unit);
         let value = median_of(results, cell, self.metric, name.clone())?;
         figure.n = cell.summary(self.metric).map_or(0, |summary| summary.n);
         figure.measured = Some(value.estimate);
-        let ratio = self.reference.map(|backend| {
-            let reference = self.cell(results, backend)?;
+        let ratio = self.reference.map(|reference| {
+            let recipe = reference.recipe.unwrap_or(self.recipe);
+            let reference = self::cell(results, reference.backend, recipe)?;
             figure.referred = Some(median_of(results, reference, self.metric, name)?.estimate);
             let mut rng = Rng::for_purpose(results.seed, &format!("figure {}", self.name));
             ratio_of(results.clock, [cell, reference], &[self.metric], &mut rng)
@@ -74,17 +76,6 @@ impl Target {
             (Yardstick::Ratio, Some(ratio)) => ratio,
             (Yardstick::Ratio, None) => Err("it has no reference".to_owned()),
         }
-    }
-
-    /// The cell of this target's recipe in a backend, or why it has no figures.
-    fn cell<'a>(&self, results: &'a Results, backend: &str) -> Result<&'a Cell, String> {
-        let (workload, variant) = (self.recipe.workload, self.recipe.variant());
-        let is_meant = |cell: &&Cell| {
-            cell.backend == backend && cell.workload == workload && cell.variant == variant
-        };
-        let cell = results.cells.iter().find(is_meant);
-        let cell = cell.ok_or_else(|| format!("this run has no such cell of {backend}"))?;
-        trouble(cell).map_or(Ok(cell), Err)
     }
 
     fn stand(&self, effect: &Effect) -> (Standing, String) {
@@ -109,6 +100,17 @@ impl Target {
         };
         (standing, format!("the {ends} {place}"))
     }
+}
+
+/// The cell of a recipe in a backend, or why it has no figures.
+fn cell<'a>(results: &'a Results, backend: &str, recipe: &Recipe) -> Result<&'a Cell, String> {
+    let variant = recipe.variant();
+    let is_meant = |cell: &&Cell| {
+        cell.backend == backend && cell.workload == recipe.workload && cell.variant == variant
+    };
+    let cell = results.cells.iter().find(is_meant);
+    let cell = cell.ok_or_else(|| format!("this run has no such cell of {backend}"))?;
+    trouble(cell).map_or(Ok(cell), Err)
 }
 
 /// The unit that a metric's name ends in, as results spell it.

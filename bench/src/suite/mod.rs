@@ -17,6 +17,7 @@
 //!
 //! A new suite is one file here and one entry in [`all`].
 
+mod container;
 mod judge;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -60,12 +61,35 @@ pub struct Target {
     pub recipe: &'static Recipe,
     /// The metric that counts, by its name in the summaries.
     pub metric: &'static str,
-    /// The backend that the same recipe is run in to be compared with.
-    pub reference: Option<&'static str>,
+    /// What it is compared with.
+    pub reference: Option<Reference>,
     /// What the figure must be.
     pub limits: Limits,
     /// Where the limits come from.
     pub source: &'static str,
+}
+
+/// What a figure is compared with: the same metric elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// Where.
+    pub backend: &'static str,
+    /// How, where it is another way.
+    pub recipe: Option<&'static Recipe>,
+}
+
+impl Reference {
+    /// The same recipe in another backend.
+    pub const fn same_in(backend: &'static str) -> Reference {
+        Reference { backend, recipe: None }
+    }
+
+    /// Its name in tables: the backend and, where the recipe is another, what tells that from others.
+    pub fn name(&self) -> String {
+        let variant = self.recipe.into_iter().flat_map(|recipe| recipe.variant);
+        let words = variant.map(|(key, value)| format!(" {key}={value}"));
+        std::iter::once(self.backend.to_owned()).chain(words).collect()
+    }
 }
 
 /// Upper limits of a figure.
@@ -93,7 +117,7 @@ impl Limits {
 
 /// Every suite.
 pub fn all() -> &'static [&'static Suite] {
-    &[&vmm::SUITE]
+    &[&vmm::SUITE, &container::SUITE]
 }
 
 /// The suite of that name.
@@ -128,11 +152,16 @@ impl Suite {
         let mut wanted: Vec<(&str, &Recipe)> = Vec::new();
         for target in self.chosen(only) {
             // A process has no kernel of its own, and nothing of it is saved.
-            let has_baseline = target.recipe.act == Act::Launch && target.recipe.kernel.is_none();
-            let backends =
-                [Some(target.backend), target.reference, has_baseline.then_some(BASELINE)];
-            for backend in backends.into_iter().flatten() {
-                wanted.extend([(backend, target.recipe), (backend, &PROBE)]);
+            let has_baseline =
+                matches!(target.recipe.act, Act::Launch | Act::Series(_) | Act::Lifecycle(_))
+                    && target.recipe.kernel.is_none();
+            let referred = target
+                .reference
+                .map(|reference| (reference.backend, reference.recipe.unwrap_or(target.recipe)));
+            let baseline = has_baseline.then_some((BASELINE, target.recipe));
+            let own = Some((target.backend, target.recipe));
+            for (backend, recipe) in [own, referred, baseline].into_iter().flatten() {
+                wanted.extend([(backend, recipe), (backend, &PROBE)]);
             }
         }
         let mut cells: Vec<CellPlan> = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{BASELINE, Suite, all, find, rejudge};
+use super::{BASELINE, Suite, Target, all, find, rejudge};
 use crate::backend;
 use crate::harness::{Act, CellPlan};
 use crate::recipe::{Recipe, Setting};
@@ -39,23 +39,37 @@ pub(crate) fn invented(suite: &Suite, clock: Clock, count: u32, dear: &str) -> R
 }
 
 fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
-    let of_act = |name: &str, unit: &str| Sample {
+    let of_act = |metrics: &[(&str, &str, f64)]| Sample {
         block,
         edges_ns: [(Edge::Launch, 0)].into(),
-        metrics: vec![MetricSamples {
-            name: name.to_owned(),
-            unit: unit.to_owned(),
-            better: Better::Lower,
-            values: vec![1e6 * scale as f64],
-        }],
+        metrics: metrics
+            .iter()
+            .map(|(name, unit, value)| MetricSamples {
+                name: (*name).to_owned(),
+                unit: (*unit).to_owned(),
+                better: Better::Lower,
+                values: vec![value * scale as f64],
+            })
+            .collect(),
         ..Sample::default()
     };
     match plan.act {
-        Act::Capture => return of_act("capture_ns", "ns"),
-        Act::Crowd(_) => return of_act("each_system_bytes", "bytes"),
+        Act::Capture => return of_act(&[("capture_ns", "ns", 1e6)]),
+        Act::Crowd(_) => {
+            let growth = ("last_start_to_first", "count", 1.0);
+            return of_act(&[("each_system_bytes", "bytes", 1e6), growth]);
+        }
+        Act::Series(_) => return of_act(&[("start_ns", "ns", 1e6), ("run_ns", "ns", 2e6)]),
         Act::Launch | Act::Lifecycle(_) => {}
     }
-    let edges = [(Edge::Launch, 0), (Edge::Enter, 2), (Edge::Init, 9), (Edge::Ready, 10)];
+    let edges = [
+        (Edge::Launch, 0),
+        (Edge::Enter, 2),
+        (Edge::Init, 9),
+        (Edge::Ready, 10),
+        (Edge::Exit, 12),
+        (Edge::Clean, 13),
+    ];
     let metric = |spec: &tare_workload::MetricSpec| {
         let metric = tare_workload::Metric {
             name: spec.name.to_owned(),
@@ -129,7 +143,8 @@ fn test_every_target_is_named_once_and_its_limits_are_in_order() {
             assert!(!target.what.is_empty() && !target.source.is_empty(), "{}", target.name);
             let is_ratio = limits.yardstick == Yardstick::Ratio;
             assert!(!is_ratio || target.reference.is_some(), "{}", target.name);
-            for name in [Some(target.backend), target.reference].into_iter().flatten() {
+            let reference = target.reference.map(|reference| reference.backend);
+            for name in [Some(target.backend), reference].into_iter().flatten() {
                 assert!(backend::find(name).is_some(), "{}: {name}", target.name);
             }
         }
@@ -152,7 +167,13 @@ fn test_every_target_s_metric_is_one_that_its_recipe_shows() {
 #[test]
 fn test_recipes_that_look_alike_in_results_are_alike() {
     for suite in all() {
-        let recipes: Vec<&Recipe> = suite.targets.iter().map(|target| target.recipe).collect();
+        let referred = |target: &Target| target.reference.and_then(|reference| reference.recipe);
+        let recipes: Vec<&Recipe> = suite
+            .targets
+            .iter()
+            .flat_map(|target| [Some(target.recipe), referred(target)])
+            .flatten()
+            .collect();
         for one in &recipes {
             for other in &recipes {
                 let looks_alike = one.workload == other.workload && one.variant == other.variant;

@@ -3,7 +3,7 @@
 
 use tare_kernels::{BARE, FULL, PRACTICAL};
 
-use super::{Limits, Suite, Target};
+use super::{Limits, Reference, Suite, Target};
 use crate::harness::Act;
 use crate::recipe::{ROUNDTRIP_NET, ROUNDTRIP_VSOCK, Recipe, STREAM_NET, STREAM_VSOCK, WEIGH_MS};
 
@@ -12,7 +12,7 @@ const MIB: f64 = 1_048_576.0;
 /// Megabytes and not mebibytes: the limits of memory are given in these.
 const MB: f64 = 1e6;
 
-const QEMU: Option<&str> = Some("qemu");
+const QEMU: Option<Reference> = Some(Reference::same_in("qemu"));
 
 /// A plain start.
 const START: Recipe = Recipe::plain("start");

@@ -19,4 +19,5 @@ mod lab;
 mod leftovers;
 mod lifecycles;
 mod results;
+mod runtimes;
 mod variants;

@@ -68,7 +68,8 @@ pub(super) fn names(script: &mut Script, spec: &Spec) -> Result<(), Error> {
         let arguments = [address.into(), name.len().into()];
         script.call(Stage::Hostname, name.to_string_lossy(), call, &arguments);
     }
-    if spec.loopback {
+    // A station has it up already.
+    if spec.loopback && spec.stations.is_none() {
         loopback(script);
     }
     Ok(())

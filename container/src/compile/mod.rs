@@ -30,7 +30,7 @@ pub(crate) use process::{POLL_READABLE, bare, search_path};
 
 use crate::error::{Error, Stage};
 use crate::namespace::Namespaces;
-use crate::script::{Expected, Reg, Script};
+use crate::script::{Arg, Expected, Reg, Script};
 use crate::spec::{Spec, Stream};
 
 /// A compiled spec.
@@ -45,11 +45,12 @@ pub(crate) struct Compiled {
     pub(crate) highest: i32,
 }
 
-/// Registers that the parent fills, in this order: the parent's pidfd for `poll`, the slots, the
-/// `cgroup.procs` of v1, the socket that a terminal is sent through, and the one by which the child
-/// waits.
+/// Registers that the parent fills, in this order: the parent's pidfd for `poll`, the network
+/// namespace of a station, the slots, the `cgroup.procs` of v1, the socket that a terminal is sent
+/// through, and the one by which the child waits.
 struct Given {
     parent: Reg,
+    station: Option<Reg>,
     slots: Vec<Reg>,
     v1_procs: Vec<Reg>,
     socket: Option<Reg>,
@@ -145,6 +146,7 @@ impl Given {
     fn new(script: &mut Script, spec: &Spec, surroundings: &Surroundings) -> Given {
         Given {
             parent: script.register(),
+            station: spec.stations.as_ref().map(|_| script.register()),
             slots: (0..slots(spec)).map(|_| script.register()).collect(),
             v1_procs: (0..surroundings.v1).map(|_| script.register()).collect(),
             socket: spec.terminal.map(|_| script.register()),
@@ -166,8 +168,9 @@ fn furnish(
     given: &mut Given,
     kept: &mut Vec<OwnedFd>,
 ) -> Result<(), Error> {
-    if let Some(network) = &spec.network {
-        let arguments = [network.as_raw_fd().into(), libc::CLONE_NEWNET.into()];
+    let network = spec.network.as_ref().map(|network| network.as_raw_fd().into());
+    if let Some(network) = network.or(given.station.map(Arg::from)) {
+        let arguments = [network, libc::CLONE_NEWNET.into()];
         script.call(Stage::Network, "namespace", libc::SYS_setns, &arguments);
     }
     if script.entry() == 0 {

@@ -1,6 +1,6 @@
 //! What of a spec contradicts itself.
 
-use super::slots;
+use super::{enters_users, slots};
 use crate::error::Error;
 use crate::namespace::{NamespaceKind, Namespaces, TimeOffsets};
 use crate::spec::{Dev, Proc, Program, Rootfs, Spec};
@@ -38,6 +38,21 @@ pub(super) fn validate(spec: &Spec) -> Result<(), Error> {
     }
     if spec.network.is_some() && !has(Namespaces::NET) {
         return invalid("network", "the host's network is to be kept", "add Namespaces::NET");
+    }
+    let has_own_network = spec.namespaces.contains(Namespaces::NET) && spec.network.is_none();
+    if spec.stations.is_some() && !has_own_network {
+        return invalid(
+            "stations",
+            "the network is another's",
+            "leave network out and add Namespaces::NET",
+        );
+    }
+    if spec.stations.is_some() && enters_users(spec) {
+        return invalid(
+            "stations",
+            "only the host's own users may enter its networks",
+            "leave the user namespace out",
+        );
     }
     if spec.loopback && !has(Namespaces::NET) {
         return invalid("loopback", "it would change the host's", "add Namespaces::NET");

@@ -13,6 +13,7 @@
 
 mod profile;
 mod rules;
+mod shared;
 
 use std::sync::OnceLock;
 
@@ -76,6 +77,12 @@ impl SeccompFilter {
         self.program.len()
     }
 
+    /// As an array of the kernel's `sock_filter`, for other programs that load it.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.words().into_iter().flat_map(u64::to_ne_bytes).collect()
+    }
+
     fn compile(rules: &[Rule]) -> SeccompFilter {
         let codes = (0..).zip(rules).map(|(number, rule)| (number, leaf(*rule)));
         let unknown = (rules.len() as u32, vec![answer(refuse(libc::ENOSYS))]);
@@ -98,7 +105,7 @@ impl SeccompFilter {
             load(NUMBER),
         ];
         program.extend(tree(&intervals));
-        SeccompFilter { program, flags }
+        SeccompFilter { program: shared::shortened(program), flags }
     }
 
     /// For the system call that loads it.

@@ -96,7 +96,7 @@ fn make_rootfs(root: &Path, busybox: &Path) {
         "sh", "true", "false", "cat", "ls", "mount", "umount", "hostname", "id", "grep", "sleep",
         "kill", "mkdir", "mknod", "touch", "dd", "echo", "readlink", "chroot", "head", "wc",
         "tail", "env", "ps", "stty", "cmp", "cut", "tr", "test", "unshare", "stat", "ip", "rm",
-        "seq", "printf", "ln", "date",
+        "seq", "printf", "ln", "date", "nc", "timeout",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }

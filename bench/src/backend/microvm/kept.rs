@@ -197,6 +197,7 @@ impl Kept {
             jail: jail_here(kit)?,
             disks,
             link: None,
+            link_state: Vec::new(),
             output: Output::Captured,
         }))
     }
