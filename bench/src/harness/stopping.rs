@@ -52,7 +52,10 @@ impl Stopping {
             return false;
         }
         self.look = next_look(samples);
-        let is_precise = cells.iter().all(|cell| self.is_precise(cell, until.precision_percent));
+        // What a crowd adds to the whole system lies about zero where its boxes weigh nothing: no
+        // share of that is ever small.
+        let mut cells = cells.iter().filter(|cell| !cell.is_crowd());
+        let is_precise = cells.all(|cell| self.is_precise(cell, until.precision_percent));
         if is_precise {
             self.reason = StopReason::Precision;
         }

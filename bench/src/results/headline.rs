@@ -30,6 +30,11 @@ impl Cell {
         }
         names
     }
+
+    /// Whether its boxes live together: its metrics are shares of what they all add to the system.
+    pub fn is_crowd(&self) -> bool {
+        self.variant.contains_key("live")
+    }
 }
 
 #[cfg(test)]

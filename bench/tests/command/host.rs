@@ -86,13 +86,10 @@ fn test_every_workload_gives_its_metrics_in_process_and_container() {
         assert_eq!(cell.status, Status::Ok, "{}", cell.title());
         assert!(cell.failures.is_empty(), "{}: {:?}", cell.title(), cell.failures);
         let workload = tare_workload::find(&cell.workload).unwrap();
+        // A crowd is weighed by the harness, whatever it runs.
+        let has_metrics = cell.is_crowd() || !workload.metrics().is_empty();
         for sample in &cell.samples {
-            assert_eq!(
-                sample.metrics.is_empty(),
-                workload.metrics().is_empty(),
-                "{}",
-                cell.title()
-            );
+            assert_eq!(!sample.metrics.is_empty(), has_metrics, "{}", cell.title());
             assert!(
                 sample.metrics.iter().all(|metric| !metric.values.is_empty()),
                 "{}",
