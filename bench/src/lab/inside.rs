@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
@@ -30,6 +30,10 @@ const DISK_PARAMETERS: &CStr = c"rd_nr=1 rd_size=786432";
 /// A line on it asks for the order's end.
 const STOP_PORT: &str = "/dev/ttyS1";
 
+/// Commands that any host has, where the lab has busybox.
+const BUSYBOX: &str = "/bin/busybox";
+const COMMANDS: [&str; 4] = ["/bin/chown", "/bin/sh", "/bin/sleep", "/bin/true"];
+
 const NEW_ROOT: &str = "/newroot";
 
 /// True where this process should be [`main`]: PID 1 with an order to carry out.
@@ -52,6 +56,7 @@ pub fn main() -> ! {
 fn carry_out() -> io::Result<()> {
     mount_new_root()?;
     mount_kernel_file_systems()?;
+    link_commands()?;
     load_modules()?;
     let _for_all_guests = delivery::deliver_once()?;
     raise_loopback()?;
@@ -100,6 +105,16 @@ fn mount_kernel_file_systems() -> io::Result<()> {
 fn mount_fs(kind: &str, target: &str, options: &str) -> io::Result<()> {
     mount(Some(kind), target, Some(kind), MsFlags::empty(), Some(options))
         .map_err(|errno| io::Error::other(format!("cannot mount {kind} on {target}: {errno}")))
+}
+
+fn link_commands() -> io::Result<()> {
+    if !Path::new(BUSYBOX).exists() {
+        return Ok(());
+    }
+    COMMANDS
+        .iter()
+        .filter(|command| !Path::new(command).exists())
+        .try_for_each(|command| symlink(BUSYBOX, command))
 }
 
 /// A host talks with itself by it.
