@@ -32,7 +32,7 @@ const STOP_PORT: &str = "/dev/ttyS1";
 
 /// Commands that any host has, where the lab has busybox.
 const BUSYBOX: &str = "/bin/busybox";
-const COMMANDS: [&str; 4] = ["/bin/chown", "/bin/sh", "/bin/sleep", "/bin/true"];
+const COMMANDS: [&str; 5] = ["/bin/chown", "/bin/false", "/bin/sh", "/bin/sleep", "/bin/true"];
 
 const NEW_ROOT: &str = "/newroot";
 

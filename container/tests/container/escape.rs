@@ -151,7 +151,7 @@ fn test_every_door_is_shut_to_a_boxed_root_and_open_outside() {
     let Some(bench) = Bench::new("test_every_door_is_shut") else { return };
     let prey = Prey::new();
     // A descriptor is passed where there is to be one.
-    let stray = Descriptor { number: 9, source: Stream::File(File::open("/etc").unwrap().into()) };
+    let stray = Descriptor { number: 9, source: Stream::File(File::open("/").unwrap().into()) };
     let control = Spec {
         namespaces: Namespaces::MOUNT.with(Namespaces::UTS),
         descriptors: vec![stray],
