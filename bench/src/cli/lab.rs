@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use tare_kernels::modules::{GUEST_MODULES, Modules};
 use tare_kernels::{Cache, Stderr, Variant, rootfs};
 
+use super::KitArgs;
 use crate::guest_kernel::{self, Choice};
 use crate::image::{ARCHIVE_VARIABLE, archive_of};
 use crate::lab::{
@@ -127,6 +128,28 @@ pub(super) struct Errand {
 }
 
 impl Errand {
+    /// A command of this program's that starts boxes of `kit`, in the flavour whose time is exact.
+    pub(super) fn with_kit(
+        kit: &KitArgs,
+        machine: MachineArgs,
+        arguments: Vec<OsString>,
+        out_dir: PathBuf,
+    ) -> Errand {
+        Errand {
+            flavour: FlavourArg::Deterministic,
+            machine,
+            program: None,
+            arguments,
+            environment: Vec::new(),
+            kernel: kit.kernel.clone(),
+            modules: kit.microvm.modules.clone(),
+            rootfs: kit.rootfs.clone(),
+            image: kit.image.clone(),
+            extra: Vec::new(),
+            out_dir,
+        }
+    }
+
     /// Runs it and returns its exit code.
     pub(super) fn run(self) -> anyhow::Result<i32> {
         let mut environment = vec![

@@ -9,7 +9,7 @@ use clap::Args;
 use tare_container::Reach;
 use tare_workload::{Channel, Job};
 
-use super::lab::{Errand, FlavourArg, MachineArgs};
+use super::lab::{Errand, MachineArgs};
 use super::{HostChoice, KitArgs, exit, table};
 use crate::backend::{self, Assignment, Availability, Backend, Output, Wiring};
 use crate::harness::{Attendant, Conduct, ReplicateError, replicate};
@@ -269,27 +269,11 @@ fn launch_in_lab(args: &LaunchArgs) -> anyhow::Result<u8> {
     arguments.extend(["--network".into(), args.network.name().into()]);
     arguments.push("--timeout-s".into());
     arguments.push(args.timeout().as_secs().to_string().into());
-    arguments.push("--memory-mib".into());
-    arguments.push(args.kit.memory_mib.to_string().into());
-    arguments.push("--disk-engine".into());
-    arguments.push(args.kit.disk_engine.word().into());
-    arguments.extend(args.kit.microvm.forward());
+    arguments.extend(args.kit.forward());
     arguments.extend(args.json.then(|| OsString::from("--json")));
     arguments.push("--".into());
     arguments.extend(args.command.iter().map(OsString::from));
     let out_dir = RunDir::new()?;
-    let errand = Errand {
-        flavour: FlavourArg::Deterministic,
-        machine: args.machine,
-        program: None,
-        arguments,
-        environment: Vec::new(),
-        kernel: args.kit.kernel.clone(),
-        modules: args.kit.microvm.modules.clone(),
-        rootfs: args.kit.rootfs.clone(),
-        image: args.kit.image.clone(),
-        extra: Vec::new(),
-        out_dir: out_dir.path().to_owned(),
-    };
+    let errand = Errand::with_kit(&args.kit, args.machine, arguments, out_dir.path().to_owned());
     Ok(u8::try_from(errand.run()?).unwrap_or(exit::FAILED))
 }

@@ -19,6 +19,7 @@ mod round;
 mod snapshot;
 mod table;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -210,6 +211,19 @@ impl KitArgs {
             machine: self.microvm.machine(),
             reach: Reach::Host,
         }
+    }
+
+    /// The options that say the same to a tare in the lab. Kernel, modules and files go there with the
+    /// errand.
+    fn forward(&self) -> Vec<OsString> {
+        let mut arguments = vec![
+            "--memory-mib".into(),
+            self.memory_mib.to_string().into(),
+            "--disk-engine".into(),
+            self.disk_engine.word().into(),
+        ];
+        arguments.extend(self.microvm.forward());
+        arguments
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::lab::{Errand, FlavourArg, MachineArgs};
+use super::lab::{Errand, MachineArgs};
 use super::rescue::{self, Rescued};
 use super::{HostChoice, KitArgs, exit, print_text};
 use crate::harness::{self, CellPlan, Schedule, Until};
@@ -187,26 +187,14 @@ impl RoundArgs {
         option("--warmups", self.warmups.into());
         option("--gap-ms", self.gap_ms);
         option("--timeout-s", self.timeout_s);
-        option("--memory-mib", self.kit.memory_mib);
         if let Some(percent) = self.precision_percent {
             option("--budget-s", self.budget_s);
             arguments.extend(["--precision-percent".into(), percent.to_string().into()]);
         }
-        let engine = self.kit.disk_engine.word();
-        arguments.extend(["--disk-engine", engine].map(OsString::from));
-        arguments.extend(self.kit.microvm.forward());
+        arguments.extend(self.kit.forward());
         let errand = Errand {
-            flavour: FlavourArg::Deterministic,
-            machine: self.machine,
-            program: None,
-            arguments,
             environment: vec![record::command_variable()],
-            kernel: self.kit.kernel.clone(),
-            modules: self.kit.microvm.modules.clone(),
-            rootfs: self.kit.rootfs.clone(),
-            image: self.kit.image.clone(),
-            extra: Vec::new(),
-            out_dir: out_dir.path().to_owned(),
+            ..Errand::with_kit(&self.kit, self.machine, arguments, out_dir.path().to_owned())
         };
         let code = errand.run()?;
         let path = out_dir.path().join(LAB_RESULTS);

@@ -110,6 +110,14 @@ impl Crowd {
         Ok(())
     }
 
+    /// Launches one more, and waits until it has run its workload.
+    pub(super) fn add(&mut self, prepared: &dyn Prepared, timeout: Duration) -> Result<(), Error> {
+        prepared.reset()?;
+        self.launch(prepared)?;
+        let newest = self.len() - 1;
+        self.until(newest..newest + 1, Edge::Done, timeout)
+    }
+
     /// Waits until every box of the range has passed an edge.
     pub(super) fn until(
         &mut self,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::crowd::{self, Crowd};
 use super::room::Room;
 use crate::backend::{self, Prepared, system_used_bytes};
-use crate::results::{Edge, MemoryUsage};
+use crate::results::MemoryUsage;
 use crate::statistics::median;
 
 /// What is told apart of a host's used memory: a field of /proc/meminfo
@@ -98,11 +98,7 @@ pub fn density(prepared: &dyn Prepared, count: u32, timeout: Duration) -> Result
     let before = parts()?;
     let used_before = system_used_bytes()?;
     for index in 1..=count {
-        prepared.reset()?;
-        crowd.launch(prepared)?;
-        let newest = crowd.len() - 1;
-        let done = crowd.until(newest..newest + 1, Edge::Done, timeout);
-        done.map_err(|error| match error {
+        crowd.add(prepared, timeout).map_err(|error| match error {
             crowd::Error::Box { why, .. } => Error::Box { index, count, why },
             crowd::Error::Backend(error) => error.into(),
             crowd::Error::Wait(error) => error.into(),

@@ -282,13 +282,10 @@ fn grow(order: &Order<'_>, count: u32) -> Result<Sample, Error> {
 }
 
 fn one_more(crowd: &mut Crowd, order: &Order<'_>) -> Result<(), Error> {
-    order.prepared.reset()?;
-    crowd.launch(order.prepared)?;
-    let newest = crowd.len() - 1;
-    crowd.until(newest..newest + 1, Edge::Done, order.timeout)?;
+    crowd.add(order.prepared, order.timeout)?;
     if crowd.living() < crowd.len() {
         let why = "it ended, or one before it, and was to stay".to_owned();
-        return Err(Error::Box { number: newest + 1, why });
+        return Err(Error::Box { number: crowd.len(), why });
     }
     Ok(())
 }

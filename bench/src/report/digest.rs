@@ -15,8 +15,6 @@ pub(super) const BASELINE: &str = "process";
 /// Metric that tells what the marks themselves cost.
 const MARK: &str = "mark_ns";
 
-/// Key of the variant that says how many boxes live at once.
-pub(super) const LIVE: &str = "live";
 /// What each of many boxes adds to the host's used memory.
 pub(super) const EACH: &str = "each_system_bytes";
 
@@ -124,8 +122,7 @@ impl<'a> Group<'a> {
 
     /// How many other boxes live while one starts, where that is what tells the group.
     pub(super) fn live(&self) -> Option<u32> {
-        let cell = self.cells.iter().find(|cell| cell.workload == "start")?;
-        cell.variant.get(LIVE)?.parse().ok()
+        self.cells.iter().find(|cell| cell.workload == "start")?.live()
     }
 
     /// Many boxes at once, weighed together.

@@ -31,9 +31,14 @@ impl Cell {
         names
     }
 
+    /// How many boxes live at once in each of its samples, where its variant says so.
+    pub fn live(&self) -> Option<u32> {
+        self.variant.get("live")?.parse().ok()
+    }
+
     /// Whether its boxes live together: its metrics are shares of what they all add to the system.
     pub fn is_crowd(&self) -> bool {
-        self.variant.contains_key("live")
+        self.live().is_some()
     }
 }
 

@@ -10,7 +10,7 @@ use tare_workload::{Channel, Job};
 
 use super::exit;
 use crate::backend::{self, Assignment, Availability};
-use crate::cli::lab::{Errand, FlavourArg, MachineArgs};
+use crate::cli::lab::{Errand, MachineArgs};
 use crate::cli::launch::backend_names;
 use crate::cli::{HostChoice, KitArgs};
 use crate::harness::{Attendant, Conduct, replicate};
@@ -160,24 +160,15 @@ fn verify_in_lab(args: &VerifyArgs) -> anyhow::Result<u8> {
         .map(OsString::from)
         .into_iter()
         .chain([args.on.join(",").into(), "--timeout-s".into(), args.timeout_s.to_string().into()])
-        .chain(["--memory-mib".into(), args.kit.memory_mib.to_string().into()])
+        .chain(args.kit.forward())
         .collect();
-    arguments.extend(args.kit.microvm.forward());
     arguments.extend(args.json.then(|| OsString::from("--json")));
     arguments.push(args.target.clone().into());
     let out_dir = RunDir::new()?;
     let errand = Errand {
-        flavour: FlavourArg::Deterministic,
-        machine: args.machine,
-        program: None,
-        arguments,
-        environment: Vec::new(),
-        kernel: args.kit.kernel.clone(),
-        modules: args.kit.microvm.modules.clone(),
         rootfs: None,
         image: Some(args.target.clone()),
-        extra: Vec::new(),
-        out_dir: out_dir.path().to_owned(),
+        ..Errand::with_kit(&args.kit, args.machine, arguments, out_dir.path().to_owned())
     };
     Ok(u8::try_from(errand.run()?).unwrap_or(exit::FAILED))
 }
