@@ -77,6 +77,11 @@ fn test_doctor_json_is_json_and_lists_checks_and_backends() {
     let all = [
         "process",
         "container",
+        "namespaces",
+        "crun",
+        "crun:nocgroup",
+        "runc",
+        "bwrap",
         "microvm",
         "microvm:pooled",
         "microvm:snapshot",
