@@ -30,9 +30,10 @@ readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tare/dl"
 #   hyperfine              `tare calibrate`: times a whole command too
 #   fio                    `tare calibrate`: reads a file too
 #   sysbench               `tare calibrate`: figures of processor and memory, for orientation
+#   umoci                  `tare bench container`: unpacks the same image
 readonly BUILD_PACKAGES=(
   linux-source-6.12 make gcc libc6-dev binutils flex bison bc libelf-dev xz-utils e2fsprogs
-  erofs-utils busybox-static strace cpio docker-registry hyperfine fio sysbench
+  erofs-utils busybox-static strace cpio docker-registry hyperfine fio sysbench umoci
 )
 #   qemu-system-x86        the lab, and a VMM to compare with
 #   qemu-system-data       qboot.rom and pvh.bin, by which QEMU's microvm starts

@@ -13,6 +13,8 @@ use tare_workload::{Channel, Job, ParameterError, Params};
 
 use crate::backend::{self, Assignment, Output, Transport, Wiring};
 use crate::harness::{Act, CellPlan, Lifecycle};
+use crate::image::SampleImage;
+use crate::statistics::MEDIAN_INTERVAL_MIN;
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
 pub const WEIGH_MS: u32 = 100;
@@ -145,7 +147,7 @@ impl Recipe {
         job.hold_ms = match self.act {
             Act::Crowd(_) => CROWD_MS,
             Act::Lifecycle(lifecycle) if lifecycle.stays() => CROWD_MS,
-            Act::Launch | Act::Series(_) | Act::Capture | Act::Lifecycle(_) => {
+            Act::Launch | Act::Series(_) | Act::Capture | Act::Unpack | Act::Lifecycle(_) => {
                 self.weigh_ms.unwrap_or(0)
             }
         };
@@ -168,13 +170,15 @@ impl Recipe {
                 transport: self.transport,
                 wiring: self.wiring,
                 limits: self.limits,
+                image: (self.act == Act::Unpack).then_some(SampleImage::FIVE_LAYERS),
                 output: Output::Null,
             },
             variant: self.variant(),
-            replicates: if is_plain_start {
-                setting.start_replicates
-            } else {
-                setting.other_replicates
+            replicates: match self.act {
+                _ if is_plain_start => setting.start_replicates,
+                // Each takes many seconds.
+                Act::Unpack => setting.other_replicates.min(MEDIAN_INTERVAL_MIN as u32),
+                _ => setting.other_replicates,
             },
             weigh: self.weigh_ms.is_some(),
             act: self.act,

@@ -18,6 +18,7 @@ mod peer;
 mod process;
 mod qemu;
 mod scratch;
+mod unpacking;
 mod wiring;
 
 use tare_container::Limits;
@@ -32,6 +33,7 @@ pub use microvm::{Keeping, Kept, KeptError, kept_below};
 pub use wiring::Wiring;
 pub(crate) use wiring::reach_state;
 
+use crate::image::SampleImage;
 use crate::kit::Kit;
 
 /// Whether a backend can run here.
@@ -71,6 +73,8 @@ pub struct Assignment {
     pub wiring: Wiring,
     /// What the box may use at most.
     pub limits: Limits,
+    /// The image to unpack, where nothing is to be launched.
+    pub image: Option<SampleImage>,
     /// Where the box's standard streams go.
     pub output: Output,
 }
@@ -98,6 +102,7 @@ impl Assignment {
             transport: None,
             wiring: Wiring::None,
             limits: Limits::default(),
+            image: None,
             output: Output::Null,
         }
     }
@@ -141,6 +146,9 @@ pub enum Error {
     /// A snapshot is asked of a backend that has none.
     #[error("this backend takes no snapshots; microvm:snapshot does")]
     NoSnapshots,
+    /// An image is to be unpacked by a backend that only launches.
+    #[error("this backend launches boxes; images and umoci unpack an image")]
+    NoImages,
     /// The box was started and could not be driven to its end.
     #[error("{what}: {source}")]
     Drive {
@@ -210,6 +218,14 @@ pub trait Prepared {
     fn capture(&self) -> Result<u64, Error> {
         Err(Error::NoSnapshots)
     }
+    /// Unpacks the assignment's image to where nothing is yet, and removes it. Returns how long the
+    /// unpacking took, in nanoseconds.
+    ///
+    /// # Errors
+    /// [`Error::Launch`]; of a backend that unpacks none always.
+    fn unpack(&self) -> Result<u64, Error> {
+        Err(Error::NoImages)
+    }
 }
 
 /// Every backend, in the order of tables.
@@ -227,6 +243,8 @@ pub fn all() -> &'static [&'static dyn Backend] {
         &microvm::MicroVm::Snapshot,
         &microvm::MicroVm::Clone,
         &qemu::QemuMicroVm,
+        &unpacking::Unpacking::Store,
+        &unpacking::Unpacking::Umoci,
     ]
 }
 

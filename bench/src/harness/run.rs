@@ -50,6 +50,8 @@ pub enum Act {
     Launch,
     /// Takes a snapshot of a fresh guest.
     Capture,
+    /// Unpacks an image.
+    Unpack,
     /// Launches so many boxes back to back, and one before them, for a single sample.
     Series(u32),
     /// Launches so many boxes, which live together, and weighs them all.
@@ -240,6 +242,7 @@ impl Work {
                     .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody))
             }
             Act::Series(count) => series(prepared.as_ref(), conduct, count),
+            Act::Unpack => prepared.unpack().map(unpack_sample).map_err(replicate::Error::from),
             Act::Capture => prepared.capture().map(capture_sample).map_err(replicate::Error::from),
             Act::Crowd(count) => density(prepared.as_ref(), count, schedule.timeout)
                 .map(crowd_sample)
@@ -303,6 +306,10 @@ pub(super) fn metric(name: &str, unit: Unit, value: f64) -> MetricSamples {
 /// A metric of many times.
 pub(super) fn times(name: &str, values: Vec<f64>) -> MetricSamples {
     MetricSamples { values, ..metric(name, Unit::Nanoseconds, 0.0) }
+}
+
+fn unpack_sample(unpack_ns: u64) -> Sample {
+    sample_of(vec![metric("unpack_ns", Unit::Nanoseconds, unpack_ns as f64)])
 }
 
 fn capture_sample(capture_ns: u64) -> Sample {

@@ -4,6 +4,7 @@
 //! microVM a disk made of that tree, which the store keeps.
 
 mod merged;
+mod sample;
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -14,6 +15,7 @@ use tare_container::image::{self as store, Bundle, Hold, Image, Import, Store};
 use tare_kernels::{erofs, ext4};
 
 pub use merged::{Error as MergedError, Merged, while_merged};
+pub use sample::{SAMPLE_TAG, SampleImage};
 
 use crate::rundir::RunDir;
 

@@ -65,6 +65,10 @@ const HUNDRED_SHARED: Recipe = Recipe {
     ..LOOPBACK
 };
 
+/// An image, from its layout to where a box can have it as its root.
+const UNPACK: Recipe =
+    Recipe { variant: &[("act", "unpack")], act: Act::Unpack, ..Recipe::plain("start") };
+
 const CRUN: Option<Reference> = Some(Reference::same_in("crun"));
 const CRUN_WITHOUT_CGROUP: Option<Reference> = Some(Reference::same_in("crun:nocgroup"));
 const RUNC: Option<Reference> = Some(Reference::same_in("runc"));
@@ -213,6 +217,16 @@ pub(super) const SUITE: Suite = Suite {
             reference: None,
             limits: Limits::value(180.0 * KB, 134.0 * KB),
             source: "an idle container was seen to cost 134 kB without a network namespace",
+        },
+        Target {
+            name: "unpack-umoci",
+            what: "an image of 5 layers, 300 MB, from its OCI layout until it is unpacked",
+            backend: "images",
+            recipe: &UNPACK,
+            metric: "unpack_ns",
+            reference: Some(Reference::same_in("umoci")),
+            limits: Limits::ratio(1.0, 0.5),
+            source: "not slower than umoci; half of its time is the aim",
         },
     ],
 };

@@ -3,7 +3,7 @@
 use super::{Suite, Target, find};
 use crate::claims::effect::{Effect, median_of, ratio_of, trouble};
 use crate::recipe::Recipe;
-use crate::results::{self, Cell, Ends, Figure, Results, Standing, Yardstick};
+use crate::results::{self, Cell, Clock, Ends, Figure, Results, Standing, Yardstick};
 use crate::statistics::{MEDIAN_INTERVAL_MIN, Rng};
 
 /// The figures of a results file, made anew from its samples; `None` where it is of no suite that
@@ -19,7 +19,10 @@ impl Suite {
     ///
     /// They depend on the samples, the seed and the clock alone.
     pub fn judge(&self, only: &[String], results: &Results) -> results::Suite {
-        let figures = self.chosen(only).map(|target| target.judge(results)).collect();
+        let figures = self
+            .chosen(only, results.clock == Clock::Virtual)
+            .map(|target| target.judge(results))
+            .collect();
         results::Suite { name: self.name.to_owned(), figures }
     }
 }

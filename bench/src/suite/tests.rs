@@ -54,6 +54,7 @@ fn sample(plan: &CellPlan, block: u32, scale: u64) -> Sample {
         ..Sample::default()
     };
     match plan.act {
+        Act::Unpack => return of_act(&[("unpack_ns", "ns", 1e9)]),
         Act::Capture => return of_act(&[("capture_ns", "ns", 1e6)]),
         Act::Crowd(_) => {
             let growth = ("last_start_to_first", "count", 1.0);

@@ -6,7 +6,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::common::{alone, load_only, may_run, output, tare, text};
+use crate::common::{among_labs, load_only, may_run, output, tare, text};
 use crate::lab::has_lab;
 use tare::results::{Clock, Results, Standing};
 
@@ -20,7 +20,7 @@ fn test_bench_measures_figures_in_the_lab_and_makes_them_anew_from_samples() {
     if !may_run("test_bench_measures_figures_in_the_lab", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = tare();
     command.args(["bench", "vmm", "--host", "lab", "--only", &FIGURES.join(",")]);

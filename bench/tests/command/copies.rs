@@ -97,8 +97,8 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
-    command.args(["--", "compare", "--on", EVERY_MICROVM]);
-    let shown = output(command.args(["--workload", "start,file", "--replicates", "3"]));
+    command.args(["--", "compare", "--on", EVERY_MICROVM, "--workload", "probe,file"]);
+    let shown = output(command.args(["--replicates", "1", "--warmups", "0"]));
     assert!(shown.status.success(), "{}", text(&shown));
     let results = load_only(&directory.path().join("results"));
     for cell in &results.cells {
@@ -107,7 +107,7 @@ fn test_every_workload_runs_in_copies_that_begin_sooner() {
     }
     let median = |backend: &str, metric: &str| {
         let mut cells = results.cells.iter();
-        let cell = cells.find(|cell| cell.backend == backend && cell.workload == "start");
+        let cell = cells.find(|cell| cell.backend == backend && cell.workload == "probe");
         cell.unwrap().summary(metric).unwrap().median.value
     };
     let init_ns = |backend: &str| median(backend, "launch_to_init_ns");

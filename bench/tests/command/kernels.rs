@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::common::{alone, may_run, output, text};
+use crate::common::{among_labs, may_run, output, text};
 use crate::lab::{has_lab, lab};
 
 /// What a guest says of itself: processors, kernel, memory, root file system, and whether its
@@ -51,7 +51,7 @@ fn test_debian_cloud_kernel_has_its_modules_disk_and_vsock() {
     if !may_run("test_debian_cloud_kernel_has_its_modules", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let cache = tare_kernels::Cache::open().unwrap();
     let kernel = tare_kernels::lab::kernel(&cache, &tare_kernels::Stderr::new()).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ fn test_every_machine_boots_the_kernel_that_tare_builds() {
     if !may_run("test_every_machine_boots", "QEMU", has_lab()) {
         return;
     }
-    let _guard = alone();
+    let _guard = among_labs();
     let directory = tempfile::tempdir().unwrap();
     let mut command = lab("deterministic", directory.path());
     let machines = [

@@ -17,6 +17,7 @@ mod tool;
 
 pub(super) use bwrap::Bwrap;
 pub(super) use oci::OciRuntime;
+pub(super) use tool::{Tool, finish_within};
 
 use super::{Assignment, Availability, Wiring};
 

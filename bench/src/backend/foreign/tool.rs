@@ -17,23 +17,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A program by its name, which an environment variable may give another path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tool {
+pub(in crate::backend) struct Tool {
     /// Its name, looked for in `PATH`.
-    pub(super) program: &'static str,
+    pub(in crate::backend) program: &'static str,
     /// The variable.
-    pub(super) variable: &'static str,
+    pub(in crate::backend) variable: &'static str,
     /// Debian's package.
-    pub(super) package: &'static str,
+    pub(in crate::backend) package: &'static str,
 }
 
 impl Tool {
     /// What to execute.
-    pub(super) fn path(self) -> PathBuf {
+    pub(in crate::backend) fn path(self) -> PathBuf {
         std::env::var_os(self.variable).map_or_else(|| self.program.into(), PathBuf::from)
     }
 
     /// The first line of what it says of its version, or why it cannot be used.
-    pub(super) fn version(self) -> Result<String, Availability> {
+    pub(in crate::backend) fn version(self) -> Result<String, Availability> {
         let mut command = Command::new(self.path());
         let (code, text) = finish(command.arg("--version")).map_err(|error| {
             let why = format!("{} cannot be run: {error}", self.path().display());
@@ -68,21 +68,33 @@ impl Tool {
 /// Runs a command to its end: exit code, and what it said on both streams. One that does not end in
 /// time is killed.
 pub(super) fn finish(command: &mut Command) -> io::Result<(i32, String)> {
+    finish_within(command, PATIENCE)
+}
+
+/// The same for one that may take longer than most.
+pub(in crate::backend) fn finish_within(
+    command: &mut Command,
+    limit: Duration,
+) -> io::Result<(i32, String)> {
     let (reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let pid = command.spawn()?.id();
     // The command holds the pipe's other end open.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let pid = i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    settle(Child::adopt(pid)?, reader.into())
+    settle_within(Child::adopt(pid)?, reader.into(), limit)
 }
 
 /// Waits for a process that says something on a pipe, within limits.
-pub(super) fn settle(mut child: Child, reader: OwnedFd) -> io::Result<(i32, String)> {
-    if !has_news(child.pidfd().as_fd(), PATIENCE)? {
+pub(super) fn settle(child: Child, reader: OwnedFd) -> io::Result<(i32, String)> {
+    settle_within(child, reader, PATIENCE)
+}
+
+fn settle_within(mut child: Child, reader: OwnedFd, limit: Duration) -> io::Result<(i32, String)> {
+    if !has_news(child.pidfd().as_fd(), limit)? {
         child.kill();
         child.reap()?;
-        let why = format!("it had not ended after {} s and was killed", PATIENCE.as_secs());
+        let why = format!("it had not ended after {} s and was killed", limit.as_secs());
         return Err(io::Error::new(io::ErrorKind::TimedOut, why));
     }
     let code = child.reap()?.code;

@@ -1,0 +1,186 @@
+//! What unpacks an image and starts nothing: our store, and umoci.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tare_container::image::{Bundle, Import, Store};
+
+use super::foreign::{Tool, finish_within};
+use super::{Assignment, Availability, Backend, Error, Instance, Prepared};
+use crate::clock::now_ns;
+use crate::image::{SAMPLE_TAG, SampleImage};
+use crate::kit::Kit;
+
+/// The program that is compared with.
+const UMOCI: Tool = Tool { program: "umoci", variable: "TARE_UMOCI", package: "umoci" };
+/// More than the unpacking of a few hundred megabytes takes anywhere.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The backends; see the module's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unpacking {
+    /// Our store.
+    Store,
+    /// umoci, into a bundle.
+    Umoci,
+}
+
+impl Backend for Unpacking {
+    fn name(&self) -> &'static str {
+        match self {
+            Unpacking::Store => "images",
+            Unpacking::Umoci => "umoci",
+        }
+    }
+
+    fn about(&self) -> &'static str {
+        match self {
+            Unpacking::Store => "an image unpacked into our store; starts nothing",
+            Unpacking::Umoci => "an image unpacked by umoci; starts nothing",
+        }
+    }
+
+    fn probe(&self, _kit: &Kit) -> Availability {
+        let unavailable = |why: &str, remedy: &str| Availability::Unavailable {
+            why: why.to_owned(),
+            remedy: remedy.to_owned(),
+        };
+        if !nix::unistd::geteuid().is_root() {
+            return unavailable("an image's files belong to many users", "run tare as root");
+        }
+        if std::env::var_os(crate::lab::LAB_VARIABLE).is_some() {
+            return unavailable("unpacking takes too long in the lab", "measure it on a machine");
+        }
+        match self {
+            Unpacking::Store => Availability::Ready,
+            Unpacking::Umoci => UMOCI.version().err().unwrap_or(Availability::Ready),
+        }
+    }
+
+    fn suits(&self, assignment: &Assignment) -> Availability {
+        match assignment.image {
+            Some(_) => Availability::Ready,
+            None => Availability::Unavailable {
+                why: "it unpacks images and starts nothing".to_owned(),
+                remedy: "tare bench container --only unpack-umoci".to_owned(),
+            },
+        }
+    }
+
+    fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
+        let failed = Error::prepare(self.name());
+        let image = assignment.image.unwrap_or(SampleImage::FIVE_LAYERS);
+        let place = kit.new_scratch_dir().map_err(|error| failed(&error))?;
+        let layout = place.join("layout");
+        image.write_to(&layout).map_err(|error| failed(&error))?;
+        let version = match self {
+            Unpacking::Store => "every file's data is in the page cache, every blob's on the disk",
+            Unpacking::Umoci => &UMOCI.version().unwrap_or_default(),
+        };
+        let state = vec![
+            format!(
+                "an image of {} layers of {} bytes, gzipped, an OCI layout in the page cache",
+                image.layers, image.layer_bytes
+            ),
+            version.to_owned(),
+        ];
+        Ok(Box::new(Ready { unpacking: *self, place, state }))
+    }
+}
+
+/// An image, to be unpacked again and again.
+struct Ready {
+    unpacking: Unpacking,
+    place: PathBuf,
+    state: Vec<String>,
+}
+
+impl Prepared for Ready {
+    fn state(&self) -> Vec<String> {
+        self.state.clone()
+    }
+
+    fn reset(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn launch(&self) -> Result<Box<dyn Instance>, Error> {
+        Err(Error::launch(self.unpacking.name())(&"it starts nothing"))
+    }
+
+    fn unpack(&self) -> Result<u64, Error> {
+        let failed = Error::launch(self.unpacking.name());
+        let fresh = tempfile::tempdir_in(&self.place).map_err(|error| failed(&error))?;
+        // What was written before does not compete.
+        fs::File::open(&self.place)
+            .and_then(|directory| Ok(nix::unistd::syncfs(&directory)?))
+            .map_err(|error| failed(&error))?;
+        let layout = self.place.join("layout");
+        let to = fresh.path().join("to");
+        let start_ns = now_ns();
+        match self.unpacking {
+            Unpacking::Store => import(&layout, &to).map_err(|error| failed(&error))?,
+            Unpacking::Umoci => umoci(&layout, &to).map_err(|why| failed(&why))?,
+        }
+        Ok(now_ns() - start_ns)
+    }
+}
+
+fn import(layout: &Path, to: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let store = Store::open(to)?;
+    let bundle = Bundle::open(&store, layout)?;
+    bundle.import(&store, bundle.select(None)?, &Import::new(&SAMPLE_TAG.parse()?))?;
+    Ok(())
+}
+
+fn umoci(layout: &Path, to: &Path) -> Result<(), String> {
+    let mut image = OsString::from(layout);
+    image.push(":");
+    image.push(SAMPLE_TAG);
+    let mut command = std::process::Command::new(UMOCI.path());
+    command.args(["unpack", "--image"]).arg(image).arg(to);
+    match finish_within(&mut command, PATIENCE) {
+        Ok((0, _)) => Ok(()),
+        Ok((code, text)) => Err(format!("umoci ended with exit code {code}: {}", text.trim())),
+        Err(error) => Err(format!("umoci: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::SampleImage;
+
+    #[test]
+    fn test_import_of_a_sample_is_whole() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED test_import_of_a_sample_is_whole: this machine lacks root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let image = SampleImage { layers: 2, layer_bytes: 100_000 };
+        let (layout, to) = (directory.path().join("layout"), directory.path().join("to"));
+        image.write_to(&layout).unwrap();
+        import(&layout, &to).unwrap();
+        let store = Store::open(&to).unwrap();
+        let stored = store.find(SAMPLE_TAG).unwrap();
+        assert_eq!(store.layer_trees(&stored).unwrap().len(), 2);
+        let first = store.layer_trees(&stored).unwrap().pop().unwrap();
+        let mut total = 0;
+        for directory in fs::read_dir(first.join("layer0")).unwrap() {
+            for file in fs::read_dir(directory.unwrap().path()).unwrap() {
+                total += file.unwrap().metadata().unwrap().len();
+            }
+        }
+        assert_eq!(total, 100_000);
+    }
+
+    #[test]
+    fn test_umoci_of_no_image_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = umoci(&directory.path().join("none"), &directory.path().join("to"));
+        assert!(error.unwrap_err().starts_with("umoci"));
+    }
+}
