@@ -87,6 +87,8 @@ fn test_doctor_json_is_json_and_lists_checks_and_backends() {
         "microvm:snapshot",
         "microvm:clone",
         "qemu",
+        "images",
+        "umoci",
     ];
     assert_eq!(names, all);
 }
