@@ -10,7 +10,7 @@ use std::str::FromStr;
 use tare_kernels::modules::Modules;
 use tare_kernels::{Build, Cache, PRACTICAL, Source, Variant};
 
-use crate::lab::{KERNELS_DIR, LAB_VARIABLE};
+use crate::lab::{KERNELS_DIR, is_lab};
 
 /// There is no such kernel.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ impl Choice {
     pub fn find(&self) -> Result<GuestKernel, Error> {
         let path = match self {
             Choice::File(path) => path.clone(),
-            Choice::Variant(variant) if std::env::var_os(LAB_VARIABLE).is_some() => {
+            Choice::Variant(variant) if is_lab() => {
                 brought(Path::new(KERNELS_DIR), variant).ok_or(Error::NotInLab(variant.name))?
             }
             Choice::Variant(variant) => {

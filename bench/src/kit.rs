@@ -14,7 +14,7 @@ use tare_workload::Job;
 
 use crate::backend::{Assignment, reach_state};
 use crate::guest_kernel::{self, GuestKernel};
-use crate::image::{self, UsedImage};
+use crate::image::{self, SampleImage, UsedImage};
 use crate::rundir::RunDir;
 
 /// The agent, built by `build.rs`: the same bytes in every box.
@@ -140,6 +140,7 @@ pub struct Kit {
     initramfs: OnceCell<PathBuf>,
     rootfs: OnceCell<PathBuf>,
     image: OnceCell<Option<UsedImage>>,
+    sample_layout: OnceCell<PathBuf>,
     empty_root: OnceCell<PathBuf>,
     bridge: OnceCell<Bridge>,
 }
@@ -171,6 +172,7 @@ impl Kit {
             initramfs: OnceCell::new(),
             rootfs: OnceCell::new(),
             image: OnceCell::new(),
+            sample_layout: OnceCell::new(),
             empty_root: OnceCell::new(),
             bridge: OnceCell::new(),
         })
@@ -300,6 +302,21 @@ impl Kit {
     pub fn image(&self) -> Result<Option<&UsedImage>, Error> {
         let open = || Ok(self.choice.image.as_deref().map(UsedImage::open).transpose()?);
         once(&self.image, open).map(Option::as_ref)
+    }
+
+    /// The OCI layout of [`SampleImage::FIVE_LAYERS`], which is to be unpacked.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sample_layout(&self) -> Result<&Path, Error> {
+        once(&self.sample_layout, || {
+            let layout = self.directory.path().join("sample");
+            SampleImage::FIVE_LAYERS
+                .write_to(&layout)
+                .map_err(io_error("cannot write", &layout))?;
+            Ok(layout)
+        })
+        .map(PathBuf::as_path)
     }
 
     /// A root file system with nothing in it, for boxes that run the agent alone.

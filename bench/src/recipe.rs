@@ -13,7 +13,6 @@ use tare_workload::{Channel, Job, ParameterError, Params};
 
 use crate::backend::{self, Assignment, Output, Transport, Wiring};
 use crate::harness::{Act, CellPlan, Lifecycle};
-use crate::image::SampleImage;
 use crate::statistics::MEDIAN_INTERVAL_MIN;
 
 /// Long enough for the harness to read the account of an idle box, on a slow machine too.
@@ -170,7 +169,7 @@ impl Recipe {
                 transport: self.transport,
                 wiring: self.wiring,
                 limits: self.limits,
-                image: (self.act == Act::Unpack).then_some(SampleImage::FIVE_LAYERS),
+                unpacks: self.act == Act::Unpack,
                 output: Output::Null,
             },
             variant: self.variant(),

@@ -54,30 +54,25 @@ impl Backend for Container {
         if nix::unistd::geteuid().is_root() {
             return Availability::Ready;
         }
-        Availability::Unavailable {
-            why: "making namespaces and mounts needs root".to_owned(),
-            remedy: "run tare as root".to_owned(),
-        }
+        Availability::unavailable("making namespaces and mounts needs root", "run tare as root")
     }
 
     fn suits(&self, assignment: &Assignment) -> Availability {
-        let unavailable = |why: &str, remedy: &str| Availability::Unavailable {
-            why: why.to_owned(),
-            remedy: remedy.to_owned(),
-        };
         let asks_for_more = assignment.with_rootfs
             || assignment.scratch_mib.is_some()
             || assignment.transport.is_some()
             || assignment.wiring.is_bridge()
             || assignment.limits != Limits::default();
         match assignment.transport {
-            _ if *self == Container::Floor && asks_for_more => {
-                unavailable("a floor has nothing that can be left out", "compare with a container")
-            }
-            Some(Transport::Vsock) => {
-                unavailable("a container has no virtual socket to its host", "compare by network")
-            }
-            Some(Transport::Net) if !assignment.wiring.is_bridge() => unavailable(
+            _ if *self == Container::Floor && asks_for_more => Availability::unavailable(
+                "a floor has nothing that can be left out",
+                "compare with a container",
+            ),
+            Some(Transport::Vsock) => Availability::unavailable(
+                "a container has no virtual socket to its host",
+                "compare by network",
+            ),
+            Some(Transport::Net) if !assignment.wiring.is_bridge() => Availability::unavailable(
                 "its network has nothing in it but a loopback interface",
                 "put it on a bridge: --network bridge",
             ),

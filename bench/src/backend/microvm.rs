@@ -277,15 +277,17 @@ pub(super) fn probe_virtualization(kit: &Kit) -> Availability {
 
 /// Whether a guest has what an assignment asks for.
 pub(super) fn suits_guest(assignment: &Assignment) -> Availability {
-    let unavailable = |why: &str, remedy: &str| Availability::Unavailable {
-        why: why.to_owned(),
-        remedy: remedy.to_owned(),
-    };
     if assignment.limits != Limits::default() {
-        return unavailable("a guest is limited by its machine", "compare containers");
+        return Availability::unavailable(
+            "a guest is limited by its machine",
+            "compare containers",
+        );
     }
     if assignment.wiring == Wiring::Loopback {
-        return unavailable("its loopback interface stays down", "compare by bridge, or without");
+        return Availability::unavailable(
+            "its loopback interface stays down",
+            "compare by bridge, or without",
+        );
     }
     Availability::Ready
 }

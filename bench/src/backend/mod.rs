@@ -33,7 +33,6 @@ pub use microvm::{Keeping, Kept, KeptError, kept_below};
 pub use wiring::Wiring;
 pub(crate) use wiring::reach_state;
 
-use crate::image::SampleImage;
 use crate::kit::Kit;
 
 /// Whether a backend can run here.
@@ -48,6 +47,12 @@ pub enum Availability {
         /// What the user can do about it.
         remedy: String,
     },
+}
+
+impl Availability {
+    fn unavailable(why: &str, remedy: &str) -> Availability {
+        Availability::Unavailable { why: why.to_owned(), remedy: remedy.to_owned() }
+    }
 }
 
 /// What one cell asks of a backend.
@@ -73,8 +78,8 @@ pub struct Assignment {
     pub wiring: Wiring,
     /// What the box may use at most.
     pub limits: Limits,
-    /// The image to unpack, where nothing is to be launched.
-    pub image: Option<SampleImage>,
+    /// Whether the kit's sample image is to be unpacked, and nothing launched.
+    pub unpacks: bool,
     /// Where the box's standard streams go.
     pub output: Output,
 }
@@ -102,7 +107,7 @@ impl Assignment {
             transport: None,
             wiring: Wiring::None,
             limits: Limits::default(),
-            image: None,
+            unpacks: false,
             output: Output::Null,
         }
     }
@@ -218,7 +223,7 @@ pub trait Prepared {
     fn capture(&self) -> Result<u64, Error> {
         Err(Error::NoSnapshots)
     }
-    /// Unpacks the assignment's image to where nothing is yet, and removes it. Returns how long the
+    /// Unpacks the kit's sample image to where nothing is yet, and removes it. Returns how long the
     /// unpacking took, in nanoseconds.
     ///
     /// # Errors

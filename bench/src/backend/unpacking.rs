@@ -12,11 +12,14 @@ use super::{Assignment, Availability, Backend, Error, Instance, Prepared};
 use crate::clock::now_ns;
 use crate::image::{SAMPLE_TAG, SampleImage};
 use crate::kit::Kit;
+use crate::lab::is_lab;
 
 /// The program that is compared with.
 const UMOCI: Tool = Tool { program: "umoci", variable: "TARE_UMOCI", package: "umoci" };
 /// More than the unpacking of a few hundred megabytes takes anywhere.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Why nothing else can be asked of them.
+const STARTS_NOTHING: &str = "it unpacks images and starts nothing";
 
 /// The backends; see the module's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +46,17 @@ impl Backend for Unpacking {
     }
 
     fn probe(&self, _kit: &Kit) -> Availability {
-        let unavailable = |why: &str, remedy: &str| Availability::Unavailable {
-            why: why.to_owned(),
-            remedy: remedy.to_owned(),
-        };
         if !nix::unistd::geteuid().is_root() {
-            return unavailable("an image's files belong to many users", "run tare as root");
+            return Availability::unavailable(
+                "an image's files belong to many users",
+                "run tare as root",
+            );
         }
-        if std::env::var_os(crate::lab::LAB_VARIABLE).is_some() {
-            return unavailable("unpacking takes too long in the lab", "measure it on a machine");
+        if is_lab() {
+            return Availability::unavailable(
+                "unpacking takes too long in the lab",
+                "measure it on a machine",
+            );
         }
         match self {
             Unpacking::Store => Availability::Ready,
@@ -60,39 +65,39 @@ impl Backend for Unpacking {
     }
 
     fn suits(&self, assignment: &Assignment) -> Availability {
-        match assignment.image {
-            Some(_) => Availability::Ready,
-            None => Availability::Unavailable {
-                why: "it unpacks images and starts nothing".to_owned(),
-                remedy: "tare bench container --only unpack-umoci".to_owned(),
-            },
+        if assignment.unpacks {
+            return Availability::Ready;
         }
+        Availability::unavailable(STARTS_NOTHING, "tare bench container --only unpack-umoci")
     }
 
-    fn prepare(&self, kit: &Kit, assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
+    fn prepare(&self, kit: &Kit, _assignment: &Assignment) -> Result<Box<dyn Prepared>, Error> {
         let failed = Error::prepare(self.name());
-        let image = assignment.image.unwrap_or(SampleImage::FIVE_LAYERS);
+        let layout = kit.sample_layout().map_err(|error| failed(&error))?.to_owned();
         let place = kit.new_scratch_dir().map_err(|error| failed(&error))?;
-        let layout = place.join("layout");
-        image.write_to(&layout).map_err(|error| failed(&error))?;
-        let version = match self {
-            Unpacking::Store => "every file's data is in the page cache, every blob's on the disk",
-            Unpacking::Umoci => &UMOCI.version().unwrap_or_default(),
+        let SampleImage { layers, layer_bytes } = SampleImage::FIVE_LAYERS;
+        let own = match self {
+            Unpacking::Store => {
+                "every file's data is in the page cache, every blob's on the disk".to_owned()
+            }
+            Unpacking::Umoci => {
+                UMOCI.version().map_err(|_| failed(&"it does not tell its version any more"))?
+            }
         };
         let state = vec![
             format!(
-                "an image of {} layers of {} bytes, gzipped, an OCI layout in the page cache",
-                image.layers, image.layer_bytes
+                "an image of {layers} layers of {layer_bytes} bytes, gzipped, an OCI layout in the page cache"
             ),
-            version.to_owned(),
+            own,
         ];
-        Ok(Box::new(Ready { unpacking: *self, place, state }))
+        Ok(Box::new(Ready { unpacking: *self, layout, place, state }))
     }
 }
 
 /// An image, to be unpacked again and again.
 struct Ready {
     unpacking: Unpacking,
+    layout: PathBuf,
     place: PathBuf,
     state: Vec<String>,
 }
@@ -107,7 +112,7 @@ impl Prepared for Ready {
     }
 
     fn launch(&self) -> Result<Box<dyn Instance>, Error> {
-        Err(Error::launch(self.unpacking.name())(&"it starts nothing"))
+        Err(Error::launch(self.unpacking.name())(&STARTS_NOTHING))
     }
 
     fn unpack(&self) -> Result<u64, Error> {
@@ -117,12 +122,11 @@ impl Prepared for Ready {
         fs::File::open(&self.place)
             .and_then(|directory| Ok(nix::unistd::syncfs(&directory)?))
             .map_err(|error| failed(&error))?;
-        let layout = self.place.join("layout");
         let to = fresh.path().join("to");
         let start_ns = now_ns();
         match self.unpacking {
-            Unpacking::Store => import(&layout, &to).map_err(|error| failed(&error))?,
-            Unpacking::Umoci => umoci(&layout, &to).map_err(|why| failed(&why))?,
+            Unpacking::Store => import(&self.layout, &to).map_err(|error| failed(&error))?,
+            Unpacking::Umoci => umoci(&self.layout, &to).map_err(|why| failed(&why))?,
         }
         Ok(now_ns() - start_ns)
     }
@@ -151,7 +155,6 @@ fn umoci(layout: &Path, to: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::SampleImage;
 
     #[test]
     fn test_import_of_a_sample_is_whole() {

@@ -7,8 +7,9 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::json;
 
-use super::round::{RoundArgs, is_lab};
+use super::round::RoundArgs;
 use super::{exit, print_text};
+use crate::lab::is_lab;
 use crate::report;
 use crate::results::{Results, Standing};
 use crate::suite::{self, Suite};

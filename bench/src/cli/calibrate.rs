@@ -6,10 +6,10 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
-use super::round::is_lab;
 use super::{KitArgs, exit, print_text};
 use crate::calibrate::{CHECKS, Check, Effort, Error, Outcome, calibrate};
 use crate::kit::Kit;
+use crate::lab::is_lab;
 use crate::{harness, interrupt, report};
 
 #[derive(Debug, Args)]

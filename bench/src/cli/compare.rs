@@ -4,9 +4,10 @@ use clap::Args;
 
 use super::launch::backend_names;
 use super::plan::{self, Wish};
-use super::round::{RoundArgs, is_lab};
+use super::round::RoundArgs;
 use crate::backend::Wiring;
 use crate::harness::Lifecycle;
+use crate::lab::is_lab;
 use crate::results::Results;
 use crate::{claims, report};
 

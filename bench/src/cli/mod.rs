@@ -142,7 +142,7 @@ impl HostChoice {
             HostChoice::Auto => {
                 needs_virtualization
                     && !crate::host::has_hardware_virtualization()
-                    && std::env::var_os(crate::lab::LAB_VARIABLE).is_none()
+                    && !crate::lab::is_lab()
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::harness::{self, CellPlan, Schedule, Until};
 use crate::host::{self, Source};
 use crate::interrupt;
 use crate::kit::Kit;
-use crate::lab::{DETERMINISTIC, LAB_VARIABLE};
+use crate::lab::{DETERMINISTIC, LAB_VARIABLE, is_lab};
 use crate::recipe::Setting;
 use crate::results::{Clock, Results, Status};
 use crate::rundir::RunDir;
@@ -67,11 +67,6 @@ pub(super) struct RoundArgs {
     kit: KitArgs,
     #[command(flatten)]
     machine: MachineArgs,
-}
-
-/// True in the lab.
-pub(super) fn is_lab() -> bool {
-    std::env::var_os(LAB_VARIABLE).is_some()
 }
 
 impl RoundArgs {

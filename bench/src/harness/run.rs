@@ -242,8 +242,14 @@ impl Work {
                     .and_then(|()| replicate(prepared.as_ref(), conduct, &mut Nobody))
             }
             Act::Series(count) => series(prepared.as_ref(), conduct, count),
-            Act::Unpack => prepared.unpack().map(unpack_sample).map_err(replicate::Error::from),
-            Act::Capture => prepared.capture().map(capture_sample).map_err(replicate::Error::from),
+            Act::Unpack => prepared
+                .unpack()
+                .map(|ns| time_sample("unpack_ns", ns))
+                .map_err(replicate::Error::from),
+            Act::Capture => prepared
+                .capture()
+                .map(|ns| time_sample("capture_ns", ns))
+                .map_err(replicate::Error::from),
             Act::Crowd(count) => density(prepared.as_ref(), count, schedule.timeout)
                 .map(crowd_sample)
                 .map_err(|error| match error {
@@ -308,12 +314,9 @@ pub(super) fn times(name: &str, values: Vec<f64>) -> MetricSamples {
     MetricSamples { values, ..metric(name, Unit::Nanoseconds, 0.0) }
 }
 
-fn unpack_sample(unpack_ns: u64) -> Sample {
-    sample_of(vec![metric("unpack_ns", Unit::Nanoseconds, unpack_ns as f64)])
-}
-
-fn capture_sample(capture_ns: u64) -> Sample {
-    sample_of(vec![metric("capture_ns", Unit::Nanoseconds, capture_ns as f64)])
+/// What takes one time and is no launch.
+fn time_sample(name: &str, ns: u64) -> Sample {
+    sample_of(vec![metric(name, Unit::Nanoseconds, ns as f64)])
 }
 
 /// How many times longer the last of a crowd took to start than the first.

@@ -1,7 +1,5 @@
 //! What the kernel is, and how it is set.
 
-use std::env;
-
 use super::Source;
 use super::probe::{Finding, Probe};
 
@@ -78,8 +76,7 @@ pub(super) const PROBES: &[Probe] = &[
         find: |source| {
             let value = source.text("/proc/sys/kernel/randomize_va_space");
             // The lab's figures are exact because nothing in it is random.
-            let is_lab = env::var_os(crate::lab::LAB_VARIABLE).is_some();
-            Finding::note_if(!is_lab && value.as_deref() == Some("0"), value)
+            Finding::note_if(!crate::lab::is_lab() && value.as_deref() == Some("0"), value)
         },
     },
     Probe {

@@ -1,6 +1,6 @@
 //! An image to unpack: the same bytes on every machine, and as hard to compress as programs are.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -120,7 +120,7 @@ fn header(kind: tar::EntryType, mode: u32, bytes: u64) -> tar::Header {
 /// Stores a blob under its digest and returns its descriptor.
 fn blob(blobs: &Path, media_type: &str, bytes: &[u8]) -> io::Result<serde_json::Value> {
     let hex = format!("{:x}", Sha256::digest(bytes));
-    File::create(blobs.join(&hex))?.write_all(bytes)?;
+    fs::write(blobs.join(&hex), bytes)?;
     Ok(json!({
         "mediaType": media_type,
         "digest": format!("sha256:{hex}"),

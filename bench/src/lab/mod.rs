@@ -75,6 +75,11 @@ pub struct Order {
 
 /// Set in the environment of whatever runs in the lab, to the name of its flavour.
 pub const LAB_VARIABLE: &str = "TARE_LAB";
+/// True in the lab.
+pub fn is_lab() -> bool {
+    std::env::var_os(LAB_VARIABLE).is_some()
+}
+
 /// Name of the flavour whose time is exact.
 pub const DETERMINISTIC: &str = "deterministic";
 /// Directory in the lab whose files come back out.

@@ -23,22 +23,18 @@ use super::{Assignment, Availability, Wiring};
 
 /// Whether a foreign runtime has what an assignment asks for.
 fn suits(assignment: &Assignment) -> Availability {
-    let unavailable = |why: &str, remedy: &str| Availability::Unavailable {
-        why: why.to_owned(),
-        remedy: remedy.to_owned(),
-    };
     match assignment.wiring {
         // They turn it on unasked.
         Wiring::None | Wiring::Loopback => {}
         Wiring::Shared | Wiring::Bridge | Wiring::Pooled => {
-            return unavailable(
+            return Availability::unavailable(
                 "a runtime brings no network but a loopback interface",
                 "compare with our container",
             );
         }
     }
     if assignment.transport.is_some() || assignment.scratch_mib.is_some() {
-        return unavailable(
+        return Availability::unavailable(
             "only starts, and workloads without files and peers, are run in foreign runtimes",
             "compare with our container",
         );
